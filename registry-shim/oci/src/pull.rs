@@ -1,0 +1,80 @@
+//! What the read half of a registry needs from whoever has the content.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::access::Caller;
+use crate::blob::Blob;
+use crate::digest::Digest;
+use crate::error::RegistryError;
+use crate::manifest::Descriptor;
+use crate::name::{Reference, RepoName};
+
+/// A manifest as it was pushed.
+#[derive(Debug, Clone)]
+pub struct StoredManifest {
+    /// Of exactly these bytes.
+    pub digest: Digest,
+    /// As pushed.
+    pub media_type: String,
+    /// As pushed.
+    pub bytes: Bytes,
+}
+
+/// `n` and `last`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// At most this many; `None` is the server's own bound.
+    pub n: Option<usize>,
+    /// After this one.
+    pub last: Option<String>,
+}
+
+/// Names in byte order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TagPage {
+    /// This page.
+    pub names: Vec<String>,
+    /// Whether others follow.
+    pub more: bool,
+}
+
+/// Whoever can answer pulls. Served by [`crate::serve`].
+pub trait Pull: Send + Sync + 'static {
+    /// A manifest by tag or digest.
+    fn manifest(
+        &self,
+        caller: &Caller,
+        repo: &RepoName,
+        reference: &Reference,
+    ) -> impl Future<Output = Result<StoredManifest, RegistryError>> + Send;
+    /// A blob; its headers go out as soon as this returns.
+    fn blob(
+        &self,
+        caller: &Caller,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> impl Future<Output = Result<Arc<dyn Blob>, RegistryError>> + Send;
+    /// The repository's tags.
+    fn tags(
+        &self,
+        caller: &Caller,
+        repo: &RepoName,
+        page: &Page,
+    ) -> impl Future<Output = Result<TagPage, RegistryError>> + Send;
+    /// Repositories.
+    fn catalog(
+        &self,
+        caller: &Caller,
+        page: &Page,
+    ) -> impl Future<Output = Result<TagPage, RegistryError>> + Send;
+    /// Manifests whose subject is `digest`.
+    fn referrers(
+        &self,
+        caller: &Caller,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> impl Future<Output = Result<Vec<Descriptor>, RegistryError>> + Send;
+}
