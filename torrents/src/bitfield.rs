@@ -3,7 +3,7 @@
 //! Invariants: the length is fixed at construction; spare bits are zero (aria2 aborts when a
 //! peer sets them); `count` always equals the number of ones.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::geometry::PieceIndex;
 
@@ -41,9 +41,9 @@ impl Bitfield {
     /// Every piece of `len`.
     pub fn full(len: u32) -> Self {
         let mut all = Self::empty(len);
-        for index in 0..len {
-            all.insert(PieceIndex(index));
-        }
+        all.words.fill(u64::MAX);
+        all.clear_spare_bits();
+        all.count = len;
         all
     }
 
@@ -62,22 +62,27 @@ impl Bitfield {
             eight[..chunk.len()].copy_from_slice(chunk);
             *word = u64::from_be_bytes(eight);
         }
-        if let (Some(last), tail @ 1..) = (set.words.last_mut(), len % 64) {
-            *last &= u64::MAX << (64 - tail);
-        }
+        set.clear_spare_bits();
         set.count = set.words.iter().map(|word| word.count_ones()).sum();
         Ok(set)
     }
 
     /// The wire form: high bit first, spare bits zero.
     pub fn to_wire(&self) -> Bytes {
-        let mut bytes: Vec<u8> = self
-            .words
-            .iter()
-            .flat_map(|word| word.to_be_bytes())
-            .collect();
-        bytes.truncate((self.len as usize).div_ceil(8));
-        bytes.into()
+        let mut bytes = BytesMut::new();
+        self.put_wire(&mut bytes);
+        bytes.freeze()
+    }
+
+    /// Appends the wire form.
+    pub fn put_wire(&self, out: &mut BytesMut) {
+        let mut left = (self.len as usize).div_ceil(8);
+        out.reserve(left);
+        for word in &self.words {
+            let bytes = word.to_be_bytes();
+            out.put_slice(&bytes[..left.min(8)]);
+            left = left.saturating_sub(8);
+        }
     }
 
     /// How many pieces there are in all.
@@ -148,6 +153,12 @@ impl Bitfield {
             .iter()
             .zip(&other.words)
             .any(|(mine, theirs)| theirs & !mine != 0)
+    }
+
+    fn clear_spare_bits(&mut self) {
+        if let (Some(last), tail @ 1..) = (self.words.last_mut(), self.len % 64) {
+            *last &= u64::MAX << (64 - tail);
+        }
     }
 }
 
