@@ -1,1 +1,14 @@
-//! stub
+//! The origin: the push half of the registry, the durable store, blob to torrent, seeding,
+//! tags.
+//!
+//! What was answered 201 is on disk and survives `kill -9` and power loss; what was not leaves
+//! nothing behind. This room never picks pieces (the engine does) and never runs a tracker (it
+//! registers with some).
+
+mod config;
+mod error;
+mod origin;
+
+pub use config::{Config, Limits};
+pub use error::OriginError;
+pub use origin::{Addrs, Origin};
