@@ -1,12 +1,36 @@
-//! Tracker messages over HTTP, both ends: announce and scrape (BEP 3, 7, 21, 23, 31, 48).
+//! Tracker messages over HTTP, both ends: announce and scrape (BEP 3, 7, 21, 23, 24, 31, 48).
 //!
 //! Clients compose a query and read a reply; the tracker reads a query and composes a reply.
 //! Queries are raw percent-encoded bytes, never forced through a string; replies are written
 //! by hand in canonical key order and read leniently.
+//!
+//! Invariants: reading a query allocates only for `trackerid`; writing a reply allocates
+//! nothing beyond its buffer; an address that nobody can dial (port 0, unspecified, multicast,
+//! link-local) is neither handed out nor read, and IPv4 inside IPv6 is IPv4.
 
-use std::net::SocketAddr;
+mod query;
+mod reply;
+mod scrape;
 
+use std::net::{IpAddr, SocketAddr};
+
+use crate::bencode::BencodeError;
 use crate::id::{InfoHash, PeerId};
+
+pub use reply::encode_failure;
+pub use scrape::{decode_scrape, encode_scrape, scrape_hashes, scrape_url};
+
+/// Longest reply a client reads, in bytes: libtorrent's limit.
+pub const MAX_REPLY: usize = 1 << 20;
+
+/// Most peers a client takes from one reply.
+pub const MAX_REPLY_PEERS: usize = 3_000;
+
+/// Longest `tracker id` kept or echoed, in bytes.
+pub const MAX_TRACKER_ID: usize = 128;
+
+/// What counts as `interval` when a tracker states none.
+pub const DEFAULT_INTERVAL: u32 = 1_800;
 
 /// BEP-3's events, and BEP-21's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +51,7 @@ pub struct AnnounceRequest {
     pub info_hash: InfoHash,
     /// Who asks.
     pub peer_id: PeerId,
-    /// Where the asker listens.
+    /// Where the asker listens; 0 when it does not, and then it is never handed out.
     pub port: u16,
     /// Bytes sent since `started`.
     pub uploaded: u64,
@@ -46,9 +70,8 @@ pub struct AnnounceRequest {
     /// Survives a change of address; hashed by the reader so that it has a fixed size.
     pub key: Option<u64>,
     /// `ip=`, to be believed only from trusted networks.
-    pub ip: Option<std::net::IpAddr>,
-    /// Echo of the reply's `tracker id`, hashed likewise on the tracker's side is not needed:
-    /// bounded text.
+    pub ip: Option<IpAddr>,
+    /// Echo of the reply's `tracker id`; bounded.
     pub tracker_id: Option<String>,
 }
 
@@ -77,7 +100,7 @@ pub struct AnnounceReply {
     /// How often it was completed.
     pub downloaded: Option<u32>,
     /// BEP-24: how the tracker sees the asker.
-    pub external_ip: Option<std::net::IpAddr>,
+    pub external_ip: Option<IpAddr>,
     /// Shown to people.
     pub warning: Option<String>,
     /// Others.
@@ -91,7 +114,7 @@ pub enum TrackerAnswer<T> {
     Ok(T),
     /// `failure reason`, and BEP-31's `retry in` in minutes (`Some(None)` is "never").
     Failure {
-        /// What the tracker said.
+        /// What the tracker said, cleaned for display.
         reason: String,
         /// BEP-31, in minutes.
         retry_in: Option<Option<u32>>,
@@ -110,67 +133,85 @@ pub struct ScrapeEntry {
 }
 
 /// Why a query is refused; its text is the `failure reason`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum QueryError {}
+pub enum QueryError {
+    /// A parameter that must be there is not.
+    #[error("missing {0}")]
+    Missing(&'static str),
+    /// A parameter that must be 20 bytes, percent-encoded, is not.
+    #[error("{0} is not 20 bytes, percent-encoded")]
+    NotTwentyBytes(&'static str),
+    /// No port number.
+    #[error("port is not a number below 65536")]
+    Port,
+    /// An announce concerns one swarm.
+    #[error("more than one info_hash in an announce")]
+    SeveralHashes,
+    /// A scrape of more than the tracker answers at once.
+    #[error("more than {max} info_hash in a scrape")]
+    TooManyHashes {
+        /// The tracker's limit.
+        max: usize,
+    },
+}
 
 /// Why a reply cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ReplyError {}
-
-impl AnnounceRequest {
-    /// Client end: appends the query to `url`'s text (`?` or `&` as fits).
-    pub fn to_url(&self, announce_url: &str) -> String {
-        let _ = announce_url;
-        todo!()
-    }
-    /// Tracker end: reads the raw query (without `?`), allocation-free in the usual case.
-    pub fn from_query(query: &[u8]) -> Result<Self, QueryError> {
-        let _ = query;
-        todo!()
-    }
+pub enum ReplyError {
+    /// Over [`MAX_REPLY`].
+    #[error("the tracker answered {0} bytes, more than {MAX_REPLY}")]
+    TooLong(usize),
+    /// No bencode within the limits: perhaps an HTML page.
+    #[error("the tracker's answer is no bencode: {0}")]
+    Bencode(#[from] BencodeError),
+    /// Bencode, but no dictionary.
+    #[error("the tracker's answer is no dictionary")]
+    NotDictionary,
 }
 
-impl AnnounceReply {
-    /// Tracker end: the body. `compact` and `no_peer_id` as asked.
-    pub fn encode(&self, compact: bool, no_peer_id: bool, out: &mut Vec<u8>) {
-        let _ = (compact, no_peer_id, out);
-        todo!()
-    }
-    /// Client end: reads a body of at most 1 MiB, lenient about order and unknown keys.
-    pub fn decode(body: &[u8]) -> Result<TrackerAnswer<Self>, ReplyError> {
-        let _ = body;
-        todo!()
-    }
+/// The address in the form in which it is handed out and dialled: IPv4 inside IPv6 becomes
+/// IPv4. `None` when nobody can dial it: port 0, unspecified, multicast, broadcast, link-local
+/// IPv6 (which needs a scope that does not travel).
+pub fn dialable(addr: SocketAddr) -> Option<SocketAddr> {
+    let ip = addr.ip().to_canonical();
+    let nowhere = ip.is_unspecified()
+        || ip.is_multicast()
+        || match ip {
+            IpAddr::V4(ip) => ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+    (addr.port() != 0 && !nowhere).then(|| SocketAddr::new(ip, addr.port()))
 }
 
-/// Tracker end: a `failure reason` body.
-pub fn encode_failure(reason: &str, retry_in_minutes: Option<u32>, out: &mut Vec<u8>) {
-    let _ = (reason, retry_in_minutes, out);
-    todo!()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Client end: the scrape URL that belongs to an announce URL by the convention of BEP-48,
-/// with the hashes appended; `None` when the announce URL follows no such convention.
-pub fn scrape_url(announce_url: &str, hashes: &[InfoHash]) -> Option<String> {
-    let _ = (announce_url, hashes);
-    todo!()
-}
-/// Tracker end: the hashes of a scrape query, at most `max`; empty means a full scrape was asked.
-pub fn scrape_hashes(query: &[u8], max: usize) -> Result<Vec<InfoHash>, QueryError> {
-    let _ = (query, max);
-    todo!()
-}
-/// Tracker end: the body; keys sorted by hash.
-pub fn encode_scrape(files: &[(InfoHash, ScrapeEntry)], out: &mut Vec<u8>) {
-    let _ = (files, out);
-    todo!()
-}
-/// Client end: reads a scrape body.
-pub fn decode_scrape(
-    body: &[u8],
-) -> Result<TrackerAnswer<Vec<(InfoHash, ScrapeEntry)>>, ReplyError> {
-    let _ = body;
-    todo!()
+    #[test]
+    fn only_addresses_that_can_be_dialled_are_peers() {
+        let dial = |text: &str| dialable(text.parse().unwrap()).map(|addr| addr.to_string());
+        for kept in [
+            "10.0.0.1:1",
+            "127.0.0.1:65535",
+            "[2001:db8::1]:6881",
+            "[::1]:80",
+        ] {
+            assert_eq!(dial(kept).as_deref(), Some(kept));
+        }
+        assert_eq!(dial("[::ffff:10.0.0.1]:5").as_deref(), Some("10.0.0.1:5"));
+        for dropped in [
+            "10.0.0.1:0",
+            "0.0.0.0:1",
+            "255.255.255.255:1",
+            "224.0.0.1:1",
+            "[::]:1",
+            "[::ffff:0.0.0.0]:1",
+            "[fe80::1]:1",
+            "[ff02::1]:1",
+        ] {
+            assert_eq!(dial(dropped), None, "{dropped}");
+        }
+    }
 }
