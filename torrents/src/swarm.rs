@@ -9,304 +9,80 @@
 //! Owns piece states, peer sessions, the picker and the choker of one torrent. Invariants: a
 //! piece is Missing, Requested, Verifying or Have; nothing is uploaded that is not Have; no
 //! payload byte, clock, socket or allocation per block. The driver drains actions after every
-//! `handle`, keeps payload in its own buffers, and reports facts; it takes no decision.
+//! `handle`, keeps payload in its own buffers, and reports facts; it takes no decision. The
+//! same events with the same seed make the same actions.
+//!
+//! After an [`Action::Disconnect`] the peer is forgotten at once: what the driver still reports
+//! about it is ignored, and its late blocks are handed back by [`Action::Discard`].
 
-use std::net::SocketAddr;
-use std::ops::Range;
-use std::time::Duration;
+mod admission;
+mod bans;
+mod candidates;
+mod choker;
+mod contract;
+mod download;
+mod partial;
+mod peers;
+mod picker;
+mod pieces;
+mod rarity;
+mod rate;
+mod runs;
+mod session;
+mod settings;
+mod upkeep;
+mod upload;
+
+use std::collections::VecDeque;
+
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+
+pub use contract::{Action, Event, Now, PeerKey, PeerKind, PeerView, Reason};
+pub use settings::Settings;
+
+use bans::Bans;
+use candidates::Candidates;
+use peers::{Peers, Slot};
+use picker::Picker;
+use pieces::Pieces;
 
 use crate::bitfield::Bitfield;
 use crate::geometry::{Block, Geometry, PieceIndex};
 use crate::id::PeerId;
 use crate::wire::Message;
 
-/// Time since the driver's own start; the machine knows no other clock.
-pub type Now = Duration;
-
-/// One connection or web seed, named by the driver; never reused within a swarm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerKey(pub u64);
-
-/// What a connection is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PeerKind {
-    /// A BEP-3 peer after its handshake.
-    Wire {
-        /// Both sides set the bit of BEP-6.
-        fast: bool,
-        /// Both sides set the bit of BEP-10.
-        extended: bool,
-        /// It dialled us.
-        inbound: bool,
-    },
-    /// A BEP-19 web seed: has everything, never chokes, takes [`Action::Request`] in long runs.
-    WebSeed,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A handshake is done, or a web seed is known. The machine answers with what it sends
-    /// first (bitfield or have-all/none).
-    Connected {
-        /// Its name from now on.
-        peer: PeerKey,
-        /// Where it is (for an inbound one: its ephemeral port). `None` for a web seed.
-        addr: Option<SocketAddr>,
-        /// Who it says it is. `None` for a web seed.
-        id: Option<PeerId>,
-        /// What it is.
-        kind: PeerKind,
-    },
-    /// The connection is gone; every block it owed is free again.
-    Disconnected {
-        /// Who.
-        peer: PeerKey,
-    },
-    /// A message without payload. `Extended` messages are the driver's: it tells what matters
-    /// by [`Event::Extended`].
-    Message {
-        /// From whom.
-        peer: PeerKey,
-        /// What.
-        message: Message,
-    },
-    /// What the extended handshake said.
-    Extended {
-        /// From whom.
-        peer: PeerKey,
-        /// Requests it queues.
-        reqq: Option<u32>,
-        /// BEP-21.
-        upload_only: bool,
-        /// Where it listens, when it said so: not to be dialled again.
-        listen: Option<SocketAddr>,
-    },
-    /// BEP-54: it no longer has the piece.
-    DontHave {
-        /// Who.
-        peer: PeerKey,
-        /// What.
-        piece: PieceIndex,
-    },
-    /// Payload is in the driver's buffers, in the order it came.
-    Received {
-        /// From whom.
-        peer: PeerKey,
-        /// Which ranges.
-        blocks: &'a [Block],
-    },
-    /// The kernel took these blocks of earlier [`Action::Upload`]s.
-    Uploaded {
-        /// To whom.
-        peer: PeerKey,
-        /// How many blocks.
-        blocks: u32,
-        /// How many bytes.
-        bytes: u64,
-    },
-    /// The piece's hash is right and its bytes are readable by uploads and readers.
-    Verified {
-        /// Which.
-        piece: PieceIndex,
-    },
-    /// The piece's hash is wrong; the driver dropped its bytes (but keeps fingerprints).
-    Corrupt {
-        /// Which.
-        piece: PieceIndex,
-    },
-    /// A later good copy proved that this peer sent wrong bytes for an earlier bad one.
-    Liar {
-        /// Who (may be gone by now: then its address and id stay banned).
-        peer: PeerKey,
-    },
-    /// The piece could not be written or read back; it is Missing again.
-    Lost {
-        /// Which.
-        piece: PieceIndex,
-    },
-    /// Addresses to dial, from a tracker or the user.
-    Candidates {
-        /// Where peers listen.
-        addrs: &'a [SocketAddr],
-    },
-    /// A dial failed, or the handshake did (wrong torrent, self, refused).
-    DialFailed {
-        /// Where.
-        addr: SocketAddr,
-        /// Never try it again (it is ourselves, or speaks another protocol).
-        forever: bool,
-    },
-    /// A reader wants these pieces next, in this order; replaces its former window.
-    Window {
-        /// Which reader.
-        reader: u64,
-        /// Pieces by number; may be empty.
-        pieces: Range<u32>,
-    },
-    /// The reader is gone.
-    WindowClosed {
-        /// Which reader.
-        reader: u64,
-    },
-    /// How many bytes may be requested or held unverified from now on (memory budget).
-    Budget {
-        /// Bytes.
-        bytes: u64,
-    },
-    /// `poll_timeout` has come.
-    Timeout,
-}
-
-/// What the driver is to do, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Send a message (never a request, cancel or piece).
-    Send {
-        /// To whom.
-        peer: PeerKey,
-        /// What.
-        message: Message,
-    },
-    /// Ask for blocks: `request` messages to a wire peer, one range GET of consecutive blocks
-    /// to a web seed.
-    Request {
-        /// Of whom.
-        peer: PeerKey,
-        /// What.
-        blocks: Vec<Block>,
-    },
-    /// Take requests back (a web seed's GET is dropped when all its blocks are cancelled).
-    Cancel {
-        /// Of whom.
-        peer: PeerKey,
-        /// What.
-        blocks: Vec<Block>,
-    },
-    /// Read these verified ranges and send them as `piece` messages; report
-    /// [`Event::Uploaded`]. The machine keeps only a bounded amount with the driver, so that
-    /// cancels and chokes cost little.
-    Upload {
-        /// To whom.
-        peer: PeerKey,
-        /// What.
-        blocks: Vec<Block>,
-    },
-    /// All blocks of the piece are in: hash, write, then report.
-    Verify {
-        /// Which.
-        piece: PieceIndex,
-    },
-    /// These received blocks are of no use (duplicates, or the piece was given up): free them.
-    Discard {
-        /// Which.
-        blocks: Vec<Block>,
-        /// From whom.
-        peer: PeerKey,
-    },
-    /// Open a connection.
-    Dial {
-        /// Where.
-        addr: SocketAddr,
-    },
-    /// Close a connection.
-    Disconnect {
-        /// Whose.
-        peer: PeerKey,
-        /// Why, for the log and the counters.
-        reason: Reason,
-    },
-    /// More peers are needed now: announce out of turn (the driver paces it).
-    NeedPeers,
-    /// The last piece is verified.
-    Complete,
-}
-
-/// Why a peer was let go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each names itself")]
-#[non_exhaustive]
-pub enum Reason {
-    /// It sent wrong bytes: banned by address and id.
-    Corrupt,
-    /// It broke the protocol.
-    Protocol,
-    /// Both of us have everything.
-    BothSeeds,
-    /// We or it are connected already.
-    Duplicate,
-    /// It was silent too long.
-    Silent,
-    /// Its place is needed for a better one.
-    Useless,
-    /// It is banned.
-    Banned,
-    /// All places are taken.
-    Full,
-}
-
-/// What can be set; defaults fit a data centre.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Settings {
-    /// Connections at most, web seeds not counted.
-    pub max_peers: usize,
-    /// Peers served at once (upload slots).
-    pub upload_slots: usize,
-    /// Requests a peer may queue with us (our `reqq`).
-    pub max_inbound_requests: usize,
-    /// Requests we may have outstanding with one peer, below its own `reqq`.
-    pub max_outbound_requests: usize,
-    /// Bytes requested or unverified at once, at first.
-    pub budget: u64,
-    /// Our request size: 16 KiB, or more in simulations.
-    pub block_len: u32,
-    /// Fetch from the web seed from the start instead of after a stall (tiny torrents).
-    pub eager_web_seed: bool,
-    /// Use nothing but uploads: we have everything or want nothing.
-    pub upload_only: bool,
-    /// How long without progress until the web seed is used.
-    pub stall: Duration,
-    /// How long a requested block may take before it is asked of another peer too.
-    pub request_timeout: Duration,
-    /// How long a silent peer is kept.
-    pub idle_timeout: Duration,
-}
-
-/// What an onlooker sees of a peer.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct PeerView {
-    /// Who.
-    pub peer: PeerKey,
-    /// Where.
-    pub addr: Option<SocketAddr>,
-    /// Where it listens, if known.
-    pub listen: Option<SocketAddr>,
-    /// Its id.
-    pub id: Option<PeerId>,
-    /// What it is.
-    pub kind: PeerKind,
-    /// Useful bytes it gave us.
-    pub downloaded: u64,
-    /// Bytes we gave it.
-    pub uploaded: u64,
-    /// Bytes a second lately, from it and to it.
-    pub rates: (u64, u64),
-    /// Pieces it has.
-    pub pieces: u32,
-    /// It chokes us; we choke it.
-    pub choked: (bool, bool),
-    /// We are interested in it; it is in us.
-    pub interested: (bool, bool),
-    /// Requests outstanding with it; queued by it.
-    pub requests: (usize, usize),
-}
+/// Block vectors kept for reuse.
+const MAX_SPARE: usize = 64;
 
 /// The machine.
 #[derive(Debug)]
 pub struct Swarm {
-    _private: (),
+    geometry: Geometry,
+    have: Bitfield,
+    us: PeerId,
+    settings: Settings,
+    rng: Xoshiro256PlusPlus,
+    /// `None` when there is nothing to pick: a seed costs no memory per piece.
+    picker: Option<Box<Picker>>,
+    budget: u64,
+    peers: Peers,
+    candidates: Candidates,
+    bans: Bans,
+    actions: VecDeque<Action>,
+    spare: Vec<Vec<Block>>,
+    clock: upkeep::Clock,
+    uploads: upload::Uploads,
+    /// Something may have become pickable: idle peers are to be asked at the end of the event.
+    stirred: bool,
+    /// The best rate of any peer, as of the last sweep.
+    best_rate: u64,
+    /// When a connection last gave us a useful block.
+    progress: Now,
+    /// The web seed may be used.
+    web: bool,
+    /// Lost pieces wait a moment, so that a full disk makes no storm of downloads.
+    cooling: Vec<(Now, PieceIndex)>,
 }
 
 impl Swarm {
@@ -318,43 +94,267 @@ impl Swarm {
         settings: Settings,
         seed: u64,
     ) -> Self {
-        let _ = (geometry, have, us, settings, seed);
-        todo!()
+        debug_assert_eq!(
+            have.len(),
+            geometry.pieces(),
+            "a bitfield of another torrent"
+        );
+        let mut swarm = Self {
+            geometry,
+            have,
+            us,
+            budget: settings.budget,
+            web: settings.eager_web_seed,
+            settings,
+            rng: Xoshiro256PlusPlus::seed_from_u64(seed),
+            picker: None,
+            peers: Peers::default(),
+            candidates: Candidates::default(),
+            bans: Bans::default(),
+            actions: VecDeque::new(),
+            spare: Vec::new(),
+            clock: upkeep::Clock::default(),
+            uploads: upload::Uploads::default(),
+            stirred: false,
+            best_rate: 0,
+            progress: Now::ZERO,
+            cooling: Vec::new(),
+        };
+        swarm.begin_picking();
+        swarm
     }
+
+    /// What we have.
+    pub fn have(&self) -> &Bitfield {
+        &self.have
+    }
+
+    /// Whether we have everything.
+    pub fn is_complete(&self) -> bool {
+        self.have.is_full()
+    }
+
+    /// The peers, for onlookers.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
+        let (now, total) = (self.clock.now, self.geometry.pieces());
+        self.peers.iter().map(move |(_, peer)| PeerView {
+            peer: peer.key,
+            addr: peer.addr,
+            listen: peer.dialled_at(),
+            id: peer.id,
+            kind: peer.kind,
+            downloaded: peer.downloaded,
+            uploaded: peer.uploaded,
+            rates: (peer.down.per_second(now), peer.up.per_second(now)),
+            pieces: peer.pieces.count(total),
+            choked: (peer.chokes_us, peer.choked),
+            interested: (peer.interested, peer.is_interested),
+            requests: (
+                peer.asked.blocks(),
+                peer.queue.blocks() + peer.sending_blocks as usize,
+            ),
+        })
+    }
+
+    /// Whether a complete copy exists among us and the connected peers.
+    pub fn distributed_copies(&self) -> f64 {
+        let copies = |picker: &Picker| picker.copies(&self.have);
+        self.picker
+            .as_deref()
+            .map_or_else(|| copies(&self.survey()), copies)
+    }
+
     /// Takes an event. Nothing a peer does is an error here: a bad peer is an
     /// [`Action::Disconnect`]. `debug_assert!`s guard the driver's own mistakes.
     pub fn handle(&mut self, now: Now, event: Event<'_>) {
-        let _ = (now, event);
-        todo!()
+        debug_assert!(now >= self.clock.now, "time runs backwards");
+        let now = now.max(self.clock.now);
+        self.clock.now = now;
+        match event {
+            Event::Received { peer, blocks } => self.received(peer, blocks, now),
+            Event::Requested { peer, blocks } => self.requested(peer, blocks, now),
+            Event::Message { peer, message } => self.message(peer, message, now),
+            Event::Uploaded {
+                peer,
+                blocks,
+                bytes,
+            } => self.uploaded(peer, blocks, bytes, now),
+            Event::Verified { piece } => self.verified(piece, now),
+            Event::Corrupt { piece } => self.corrupt(piece, now),
+            Event::Liar { peer } => self.liar(peer, now),
+            Event::Lost { piece } => self.lost(piece, now),
+            Event::Connected {
+                peer,
+                addr,
+                id,
+                kind,
+            } => self.connected(peer, addr, id, kind, now),
+            Event::Disconnected { peer } => self.disconnected(peer, now),
+            Event::Extended {
+                peer,
+                reqq,
+                upload_only,
+                listen,
+            } => self.extended(peer, reqq, upload_only, listen),
+            Event::DontHave { peer, piece } => self.dont_have(peer, piece, now),
+            Event::Candidates { addrs } => {
+                for &addr in addrs {
+                    self.candidates.add(addr, now, &mut self.rng);
+                }
+            }
+            Event::DialFailed { addr, forever } => self.dial_failed(addr, forever, now),
+            Event::Window { reader, pieces } => {
+                if let Some(picker) = &mut self.picker {
+                    picker.set_window(reader, pieces);
+                    self.stirred = true;
+                }
+            }
+            Event::WindowClosed { reader } => {
+                if let Some(picker) = &mut self.picker {
+                    picker.close_window(reader);
+                }
+            }
+            Event::Budget { bytes } => {
+                self.budget = bytes;
+                if let Some(picker) = &mut self.picker {
+                    picker.set_budget(bytes);
+                    self.stirred = true;
+                }
+            }
+            Event::Timeout => self.sweep(now),
+        }
+        self.settle(now);
     }
+
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
-        todo!()
+        self.actions.pop_front()
     }
+
     /// When to send [`Event::Timeout`].
     pub fn poll_timeout(&self) -> Option<Now> {
-        todo!()
+        self.clock.wake
     }
-    /// What we have.
-    pub fn have(&self) -> &Bitfield {
-        todo!()
-    }
-    /// Whether we have everything.
-    pub fn is_complete(&self) -> bool {
-        self.have().is_full()
-    }
-    /// The peers, for onlookers.
-    pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
-        std::iter::empty()
-    }
-    /// Whether a complete copy exists among us and the connected peers.
-    pub fn distributed_copies(&self) -> f64 {
-        todo!()
-    }
-}
 
-impl Default for Settings {
-    fn default() -> Self {
-        todo!()
+    /// Takes the vector of a finished [`Action`] back, to be filled again.
+    pub fn recycle(&mut self, mut blocks: Vec<Block>) {
+        if self.spare.len() < MAX_SPARE {
+            blocks.clear();
+            self.spare.push(blocks);
+        }
+    }
+
+    fn message(&mut self, key: PeerKey, message: Message, now: Now) {
+        let Some(slot) = self.peers.slot(key) else {
+            return;
+        };
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.heard = now;
+        }
+        match message {
+            Message::KeepAlive | Message::Port(_) | Message::Extended { .. } => {}
+            Message::Bitfield(set) => self.told_all(slot, Pieces::new(set), now),
+            Message::HaveAll => self.told_all(slot, Pieces::All, now),
+            Message::HaveNone => self.told_all(slot, Pieces::None, now),
+            Message::Have(piece) => self.told_one(slot, piece, now),
+            Message::Choke => self.choked(slot, now),
+            Message::Unchoke => self.unchoked(slot, now),
+            Message::Reject(block) => self.rejected(slot, block, now),
+            Message::AllowedFast(piece) => self.allowed_fast(slot, piece, now),
+            Message::Suggest(_) => {}
+            Message::Interested => self.is_interested(slot, true),
+            Message::NotInterested => self.is_interested(slot, false),
+            Message::Request(block) => self.requested(key, &[block], now),
+            Message::Cancel(block) => self.cancelled(slot, block),
+        }
+    }
+
+    /// What follows from an event, once for all its parts.
+    fn settle(&mut self, now: Now) {
+        if std::mem::take(&mut self.stirred) {
+            self.fill_all(now);
+        }
+        self.rechoke(now);
+        self.dial(now);
+        self.reschedule(now);
+    }
+
+    fn send(&mut self, slot: Slot, message: Message) {
+        let now = self.clock.now;
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        if peer.is_web() {
+            return;
+        }
+        peer.spoke = now;
+        self.actions.push_back(Action::Send {
+            peer: peer.key,
+            message,
+        });
+    }
+
+    fn vector(&mut self) -> Vec<Block> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    fn survey(&self) -> Picker {
+        let mut picker = Picker::new(
+            self.geometry,
+            &self.have,
+            self.settings.block_len,
+            self.budget,
+            0,
+        );
+        let wire = self.peers.iter().filter(|(_, peer)| !peer.is_web());
+        wire.for_each(|(_, peer)| picker.peer_joined(&peer.pieces));
+        picker
+    }
+
+    fn begin_picking(&mut self) {
+        if self.have.is_full() || self.settings.upload_only {
+            return;
+        }
+        let seed = self.rng.random();
+        let mut picker = Picker::new(
+            self.geometry,
+            &self.have,
+            self.settings.block_len,
+            self.budget,
+            seed,
+        );
+        let wire = self.peers.iter().filter(|(_, peer)| !peer.is_web());
+        wire.for_each(|(_, peer)| picker.peer_joined(&peer.pieces));
+        self.picker = Some(Box::new(picker));
+    }
+
+    /// Panics when an invariant of the machine does not hold; for tests and simulations.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        self.candidates.check_invariants();
+        if let Some(picker) = &self.picker {
+            picker.check_invariants();
+        }
+        for (slot, peer) in self.peers.iter() {
+            assert_eq!(self.peers.slot(peer.key), Some(slot));
+            peer.asked.check_invariants();
+            peer.queue.check_invariants();
+            assert_eq!(peer.wanted, peer.pieces.missing_in(&self.have));
+            assert!(self.picker.is_some() || peer.asked.is_empty());
+            assert!(!peer.choked || peer.queue.is_empty());
+            assert!(peer.queue.blocks() <= self.settings.max_inbound_requests);
+            assert!(
+                peer.asked
+                    .iter()
+                    .all(|block| !self.have.contains(block.piece))
+            );
+            assert!(
+                peer.queue
+                    .iter()
+                    .all(|block| self.have.contains(block.piece))
+            );
+            let may = !peer.chokes_us || peer.is_fast();
+            assert!(may || peer.asked.is_empty());
+        }
     }
 }

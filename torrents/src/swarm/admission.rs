@@ -1,0 +1,281 @@
+//! Who is connected: first messages, duplicates, bans, places, dialling.
+
+use std::net::SocketAddr;
+
+use super::bans::Identity;
+use super::session::Peer;
+use super::{Action, Now, PeerKey, PeerKind, Reason, Slot, Swarm};
+use crate::id::PeerId;
+use crate::wire::Message;
+
+/// Dials under way at once.
+const MAX_DIALLING: usize = 32;
+/// Peers are asked for when fewer than this are known or connected.
+const FEW_PEERS: usize = 8;
+/// A seed dials only while it knows fewer: leechers come by themselves.
+const SEED_DIALS: usize = 8;
+/// A newcomer is not sent away before it had time to show its use.
+const PROBATION: Now = Now::from_secs(5);
+/// A connection that lasted so long was one.
+const SOLID: Now = Now::from_secs(5);
+
+impl Swarm {
+    pub(super) fn connected(
+        &mut self,
+        key: PeerKey,
+        addr: Option<SocketAddr>,
+        id: Option<PeerId>,
+        kind: PeerKind,
+        now: Now,
+    ) {
+        debug_assert!(self.peers.slot(key).is_none(), "a key is used twice");
+        let dialled = match kind {
+            PeerKind::Wire { inbound: false, .. } => addr,
+            _ => None,
+        };
+        if let Some(addr) = dialled {
+            self.candidates.connected(addr);
+        }
+        if let Err(reason) = self.admit(addr, id, kind, now) {
+            if let Some(addr) = dialled {
+                match reason {
+                    Reason::Banned => self.candidates.never(addr),
+                    Reason::Duplicate => {}
+                    _ => self.candidates.gone(addr, false, now, &mut self.rng),
+                }
+            }
+            return self
+                .actions
+                .push_back(Action::Disconnect { peer: key, reason });
+        }
+        let peer = Peer::new(key, addr, id, kind, now);
+        let slot = self.peers.insert(peer);
+        self.greet(slot);
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.wanted = peer.pieces.missing_in(&self.have);
+        }
+        self.uploads.stale = true;
+        if kind == PeerKind::WebSeed {
+            self.fill(slot, now);
+        }
+    }
+
+    /// What we have goes first, exactly once.
+    fn greet(&mut self, slot: Slot) {
+        let fast = self.peers.get(slot).is_some_and(Peer::is_fast);
+        if self.have.is_empty() {
+            if fast {
+                self.send(slot, Message::HaveNone);
+            }
+        } else if self.have.is_full() && fast {
+            self.send(slot, Message::HaveAll);
+        } else {
+            self.send(slot, Message::Bitfield(self.have.clone()));
+        }
+    }
+
+    /// Whether there is a place for such a peer; may make one.
+    fn admit(
+        &mut self,
+        addr: Option<SocketAddr>,
+        id: Option<PeerId>,
+        kind: PeerKind,
+        now: Now,
+    ) -> Result<(), Reason> {
+        let (PeerKind::Wire { inbound, .. }, Some(addr), Some(id)) = (kind, addr, id) else {
+            return Ok(());
+        };
+        if id == self.us || self.bans.is_banned(addr, id) {
+            return Err(Reason::Banned);
+        }
+        let twin = self.peers.iter().find(|(_, peer)| peer.id == Some(id));
+        if let Some((slot, twin)) = twin {
+            // On simultaneous open both sides keep what the greater id dialled.
+            let was_inbound = matches!(twin.kind, PeerKind::Wire { inbound: true, .. });
+            let keep_new = was_inbound != inbound && inbound == (id > self.us);
+            if !keep_new {
+                return Err(Reason::Duplicate);
+            }
+            self.drop_peer(slot, Reason::Duplicate, now);
+        }
+        if self.peers.wire() >= self.settings.max_peers {
+            let Some(slot) = self.least_useful(now) else {
+                return Err(Reason::Full);
+            };
+            self.drop_peer(slot, Reason::Useless, now);
+        }
+        Ok(())
+    }
+
+    /// A peer whose place a newcomer may have.
+    fn least_useful(&self, now: Now) -> Option<Slot> {
+        let total = self.geometry.pieces();
+        let settled = |peer: &Peer| now.saturating_sub(peer.since) >= PROBATION;
+        let idle = |peer: &Peer| !peer.interested && !peer.is_interested;
+        // Whoever has most can do without us best.
+        let replete =
+            |peer: &Peer| self.is_complete() && peer.choked && peer.pieces.count(total) > total / 2;
+        self.peers
+            .iter()
+            .filter(|(_, peer)| !peer.is_web() && settled(peer))
+            .filter(|(_, peer)| idle(peer) || replete(peer))
+            .max_by_key(|&(slot, peer)| (idle(peer), peer.pieces.count(total), slot))
+            .map(|(slot, _)| slot)
+    }
+
+    pub(super) fn disconnected(&mut self, key: PeerKey, now: Now) {
+        if let Some(slot) = self.peers.slot(key) {
+            self.remove(slot, None, now);
+        }
+    }
+
+    /// Lets a peer go.
+    pub(super) fn drop_peer(&mut self, slot: Slot, reason: Reason, now: Now) {
+        if let Some(peer) = self.peers.get(slot) {
+            let peer = peer.key;
+            self.actions.push_back(Action::Disconnect { peer, reason });
+            self.remove(slot, Some(reason), now);
+        }
+    }
+
+    fn remove(&mut self, slot: Slot, reason: Option<Reason>, now: Now) {
+        self.drop_asked(slot);
+        self.abandon(slot);
+        let Some(peer) = self.peers.remove(slot) else {
+            return;
+        };
+        self.uploads.stale = true;
+        if peer.is_web() {
+            return;
+        }
+        if let Some(picker) = &mut self.picker {
+            picker.peer_left(&peer.pieces);
+        }
+        let listen = peer.dialled_at();
+        if let (Some(addr), Some(id)) = (peer.addr, peer.id) {
+            self.bans.remember(peer.key, Identity { addr, id, listen });
+        }
+        let Some(listen) = listen else {
+            return;
+        };
+        match reason {
+            Some(Reason::Corrupt | Reason::Banned) => self.candidates.never(listen),
+            Some(Reason::Duplicate) => {}
+            // A seed is of no use to a seed, today and tomorrow.
+            Some(Reason::BothSeeds) => {}
+            _ => {
+                let moved = peer.downloaded + peer.uploaded > 0;
+                let well = moved || now.saturating_sub(peer.since) >= SOLID;
+                self.candidates.gone(listen, well, now, &mut self.rng);
+            }
+        }
+    }
+
+    /// Two seeds have nothing to say to each other; true if the peer is gone.
+    pub(super) fn drop_if_both_seed(&mut self, slot: Slot, now: Now) -> bool {
+        let both = self.have.is_full()
+            && self
+                .peers
+                .get(slot)
+                .is_some_and(|peer| !peer.is_web() && peer.pieces.is_all());
+        if both {
+            self.drop_peer(slot, Reason::BothSeeds, now);
+        }
+        both
+    }
+
+    pub(super) fn part_from_seeds(&mut self, now: Now) {
+        for slot in (0..self.peers.end()).map(Slot) {
+            self.drop_if_both_seed(slot, now);
+        }
+    }
+
+    /// The peer sent wrong bytes.
+    pub(super) fn liar(&mut self, key: PeerKey, now: Now) {
+        let Some(slot) = self.peers.slot(key) else {
+            if let Some(who) = self.bans.departed(key) {
+                self.ban(who);
+            }
+            return;
+        };
+        if let Some(peer) = self.peers.get(slot)
+            && let (Some(addr), Some(id)) = (peer.addr, peer.id)
+        {
+            let listen = peer.dialled_at();
+            self.ban(Identity { addr, id, listen });
+        }
+        self.drop_peer(slot, Reason::Corrupt, now);
+    }
+
+    fn ban(&mut self, who: Identity) {
+        self.bans.ban(who);
+        if let Some(listen) = who.listen {
+            self.candidates.never(listen);
+        }
+    }
+
+    pub(super) fn extended(
+        &mut self,
+        key: PeerKey,
+        reqq: Option<u32>,
+        upload_only: bool,
+        listen: Option<SocketAddr>,
+    ) {
+        let Some(slot) = self.peers.slot(key) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        if let Some(reqq) = reqq {
+            peer.set_reqq(reqq);
+        }
+        peer.upload_only = upload_only;
+        if let (Some(listen), PeerKind::Wire { inbound: true, .. }) = (listen, peer.kind) {
+            peer.listen = Some(listen);
+            self.candidates.connected(listen);
+        }
+    }
+
+    pub(super) fn dial_failed(&mut self, addr: SocketAddr, forever: bool, now: Now) {
+        if forever {
+            self.candidates.never(addr);
+        } else {
+            self.candidates.failed(addr, now, &mut self.rng);
+        }
+    }
+
+    /// How many connections we open ourselves; the rest of the places is for those who come,
+    /// so that newcomers find some.
+    fn wanted_peers(&self) -> usize {
+        if self.picker.is_none() {
+            return SEED_DIALS.min(self.settings.max_peers);
+        }
+        self.settings.max_peers - self.settings.max_peers / 2
+    }
+
+    pub(super) fn dial(&mut self, now: Now) {
+        while self.may_dial() {
+            let Some(addr) = self.candidates.dial(now) else {
+                return;
+            };
+            self.actions.push_back(Action::Dial { addr });
+        }
+    }
+
+    fn may_dial(&self) -> bool {
+        let dialling = self.candidates.dialling();
+        dialling < MAX_DIALLING && self.peers.wire() + dialling < self.wanted_peers()
+    }
+
+    /// When the next dial is due.
+    pub(super) fn dial_at(&self) -> Option<Now> {
+        self.candidates.next_due().filter(|_| self.may_dial())
+    }
+
+    /// Whether more addresses are needed.
+    pub(super) fn lacks_peers(&self) -> bool {
+        let known = self.peers.wire() + self.candidates.dialling() + self.candidates.waiting();
+        self.picker.is_some() && known < FEW_PEERS.min(self.settings.max_peers)
+    }
+}

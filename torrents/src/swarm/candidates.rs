@@ -1,0 +1,285 @@
+//! Addresses to dial, and when.
+//!
+//! ```text
+//!            dial              connected
+//!  Waiting ───────▶ Dialling ───────────▶ Connected
+//!     ▲                │ failed              │ gone
+//!     └── back-off ────┴─────────────────────┘        forever ▶ Never
+//! ```
+//!
+//! Invariants: at most [`MAX_KNOWN`] addresses; `due` holds exactly the waiting ones. Back-off
+//! is in seconds: hosts of a data centre come back soon or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use rand::RngExt;
+use rand::rngs::Xoshiro256PlusPlus;
+
+use super::Now;
+
+const MAX_KNOWN: usize = 3_000;
+const FIRST_BACKOFF: Now = Now::from_secs(1);
+const MOST_BACKOFF: Now = Now::from_secs(60);
+/// A driver that never answers a dial must not hold its place for ever.
+const DIAL_LIMIT: Now = Now::from_secs(30);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting { until: Now, order: u32 },
+    Dialling { since: Now },
+    Connected,
+    Never,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    state: State,
+    failures: u32,
+}
+
+/// The addresses of one swarm.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    known: BTreeMap<SocketAddr, Candidate>,
+    due: BTreeSet<(Now, u32, SocketAddr)>,
+    dialling: usize,
+}
+
+impl Candidates {
+    /// Someone named this address.
+    pub(super) fn add(&mut self, addr: SocketAddr, now: Now, rng: &mut Xoshiro256PlusPlus) {
+        if addr.port() == 0 || addr.ip().is_unspecified() || self.known.contains_key(&addr) {
+            return;
+        }
+        if self.known.len() >= MAX_KNOWN && !self.forget_worst() {
+            return;
+        }
+        let state = State::Never;
+        self.known.insert(addr, Candidate { state, failures: 0 });
+        self.wait(addr, now, rng);
+    }
+
+    /// The next address to dial now; it counts as dialling until it is connected or failed.
+    pub(super) fn dial(&mut self, now: Now) -> Option<SocketAddr> {
+        let &(until, _, addr) = self.due.first()?;
+        if until > now {
+            return None;
+        }
+        self.enter(addr, State::Dialling { since: now });
+        Some(addr)
+    }
+
+    /// When the next address is due.
+    pub(super) fn next_due(&self) -> Option<Now> {
+        self.due.first().map(|&(until, ..)| until)
+    }
+
+    /// Dials under way.
+    pub(super) fn dialling(&self) -> usize {
+        self.dialling
+    }
+
+    /// How many wait for their turn, due or not.
+    pub(super) fn waiting(&self) -> usize {
+        self.due.len()
+    }
+
+    /// A peer that listens there is connected, whoever dialled.
+    pub(super) fn connected(&mut self, addr: SocketAddr) {
+        if !self.known.contains_key(&addr) {
+            if self.known.len() >= MAX_KNOWN && !self.forget_worst() {
+                return;
+            }
+            let state = State::Never;
+            self.known.insert(addr, Candidate { state, failures: 0 });
+        }
+        self.enter(addr, State::Connected);
+    }
+
+    /// A connection ended: `well` if it was of use.
+    pub(super) fn gone(
+        &mut self,
+        addr: SocketAddr,
+        well: bool,
+        now: Now,
+        rng: &mut Xoshiro256PlusPlus,
+    ) {
+        if let Some(candidate) = self.known.get_mut(&addr) {
+            if well {
+                candidate.failures = 0;
+            }
+            self.back_off(addr, now, rng);
+        }
+    }
+
+    /// A dial failed.
+    pub(super) fn failed(&mut self, addr: SocketAddr, now: Now, rng: &mut Xoshiro256PlusPlus) {
+        if self
+            .known
+            .get(&addr)
+            .is_some_and(|candidate| matches!(candidate.state, State::Dialling { .. }))
+        {
+            self.back_off(addr, now, rng);
+        }
+    }
+
+    /// Never to be dialled again.
+    pub(super) fn never(&mut self, addr: SocketAddr) {
+        self.connected(addr);
+        self.enter(addr, State::Never);
+    }
+
+    /// Dials that were never answered count as failed.
+    pub(super) fn expire(&mut self, now: Now, rng: &mut Xoshiro256PlusPlus) {
+        if self.dialling == 0 {
+            return;
+        }
+        let overdue = |candidate: &Candidate| match candidate.state {
+            State::Dialling { since } => now.saturating_sub(since) > DIAL_LIMIT,
+            _ => false,
+        };
+        let lost: Vec<SocketAddr> = self
+            .known
+            .iter()
+            .filter(|(_, candidate)| overdue(candidate))
+            .map(|(&addr, _)| addr)
+            .collect();
+        for addr in lost {
+            self.back_off(addr, now, rng);
+        }
+    }
+
+    fn back_off(&mut self, addr: SocketAddr, now: Now, rng: &mut Xoshiro256PlusPlus) {
+        let Some(candidate) = self.known.get_mut(&addr) else {
+            return;
+        };
+        if candidate.state == State::Never {
+            return;
+        }
+        let pause = FIRST_BACKOFF * (1 << candidate.failures.min(6));
+        candidate.failures = candidate.failures.saturating_add(1);
+        self.wait(addr, now + pause.min(MOST_BACKOFF), rng);
+    }
+
+    fn wait(&mut self, addr: SocketAddr, until: Now, rng: &mut Xoshiro256PlusPlus) {
+        let order = rng.random();
+        self.enter(addr, State::Waiting { until, order });
+    }
+
+    fn enter(&mut self, addr: SocketAddr, next: State) {
+        let Some(candidate) = self.known.get_mut(&addr) else {
+            return;
+        };
+        match candidate.state {
+            State::Waiting { until, order } => {
+                self.due.remove(&(until, order, addr));
+            }
+            State::Dialling { .. } => self.dialling -= 1,
+            State::Connected | State::Never => {}
+        }
+        candidate.state = next;
+        match next {
+            State::Waiting { until, order } => {
+                self.due.insert((until, order, addr));
+            }
+            State::Dialling { .. } => self.dialling += 1,
+            State::Connected | State::Never => {}
+        }
+    }
+
+    /// Makes place by dropping the address with the longest wait, if it ever failed.
+    fn forget_worst(&mut self) -> bool {
+        let Some(&(until, order, addr)) = self.due.last() else {
+            return false;
+        };
+        if self
+            .known
+            .get(&addr)
+            .is_none_or(|candidate| candidate.failures == 0)
+        {
+            return false;
+        }
+        self.due.remove(&(until, order, addr));
+        self.known.remove(&addr);
+        true
+    }
+
+    /// Panics when an invariant does not hold.
+    pub(super) fn check_invariants(&self) {
+        assert!(self.known.len() <= MAX_KNOWN);
+        let of = |want: fn(&State) -> bool| self.known.values().filter(|c| want(&c.state)).count();
+        assert_eq!(
+            self.due.len(),
+            of(|state| matches!(state, State::Waiting { .. }))
+        );
+        assert_eq!(
+            self.dialling,
+            of(|state| matches!(state, State::Dialling { .. }))
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn addr(n: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], n))
+    }
+
+    #[test]
+    fn failures_back_off_in_seconds_and_success_forgives() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut all = Candidates::default();
+        all.add(addr(1), Now::ZERO, &mut rng);
+        let mut now = Now::ZERO;
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            assert_eq!(all.dial(now), Some(addr(1)));
+            assert_eq!(all.dial(now), None);
+            all.failed(addr(1), now, &mut rng);
+            let next = all.next_due().unwrap();
+            waits.push((next - now).as_secs());
+            now = next;
+            all.check_invariants();
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        all.dial(now);
+        all.connected(addr(1));
+        all.gone(addr(1), true, now, &mut rng);
+        assert_eq!(all.next_due(), Some(now + FIRST_BACKOFF));
+    }
+
+    #[test]
+    fn the_list_is_bounded_and_prefers_fresh_addresses_to_failed_ones() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut all = Candidates::default();
+        for n in 1..=3_000 {
+            all.add(addr(n), Now::ZERO, &mut rng);
+        }
+        all.add(addr(3_001), Now::ZERO, &mut rng);
+        assert_eq!(all.waiting(), 3_000);
+        let failed = all.dial(Now::ZERO).unwrap();
+        all.failed(failed, Now::ZERO, &mut rng);
+        all.add(addr(3_001), Now::ZERO, &mut rng);
+        assert_eq!(all.waiting(), 3_000);
+        assert!(!all.known.contains_key(&failed));
+        all.add(addr(0), Now::ZERO, &mut rng);
+        all.check_invariants();
+    }
+
+    #[test]
+    fn a_dial_without_an_answer_does_not_hold_its_place_for_ever() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut all = Candidates::default();
+        all.add(addr(1), Now::ZERO, &mut rng);
+        all.dial(Now::ZERO);
+        all.expire(DIAL_LIMIT, &mut rng);
+        assert_eq!(all.dialling(), 1);
+        all.expire(DIAL_LIMIT * 2, &mut rng);
+        assert_eq!((all.dialling(), all.waiting()), (0, 1));
+    }
+}

@@ -1,0 +1,160 @@
+//! Who is served now.
+//!
+//! In a trusted swarm choking is not barter but order: a few peers at a time get whole pieces
+//! fast and can pass them on, instead of all getting crumbs. Slots are counted by peers that
+//! *use* them; turns end by bytes served, not by the clock; newcomers go first; when places
+//! are free, peers are unchoked before they ask.
+//!
+//! Pure: views in, changes out. Invariant: at most `slots` active peers are unchoked by a
+//! decision, and at most [`SPARE`] times as many in all.
+
+use super::{Now, Slot};
+
+/// Unchoked peers for each slot: idle ones cost nothing but may come back all at once.
+const SPARE: usize = 4;
+
+/// What the choker sees of a peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View {
+    pub(super) slot: Slot,
+    pub(super) interested: bool,
+    pub(super) choked: bool,
+    /// It has requests with us, or had until a moment ago.
+    pub(super) active: bool,
+    /// We have a piece that it lacks.
+    pub(super) useful: bool,
+    /// It has had its turn.
+    pub(super) sated: bool,
+    /// Pieces it has.
+    pub(super) pieces: u32,
+    /// When its last turn began, or when it came.
+    pub(super) turned: Now,
+}
+
+/// Choke or unchoke a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Choke(Slot),
+    Unchoke(Slot),
+}
+
+/// Decides who is choked and unchoked now.
+pub(super) fn decide(slots: usize, views: &[View], changes: &mut Vec<Change>) {
+    let mut waiting: Vec<&View> = views
+        .iter()
+        .filter(|view| view.choked && view.interested && view.useful)
+        .collect();
+    waiting.sort_unstable_by_key(|view| (view.pieces, view.turned, view.slot));
+    let mut waiting = waiting.into_iter();
+
+    let open = || views.iter().filter(|view| !view.choked);
+    let mut busy = open().filter(|view| view.active).count();
+    let mut total = open().count();
+
+    // Free places first; idle unchoked peers make room when there are too many of them.
+    let mut idle: Vec<&View> = open().filter(|view| !view.active).collect();
+    idle.sort_unstable_by_key(|view| (view.interested, view.turned, view.slot));
+    let mut idle = idle.into_iter();
+    while busy < slots && waiting.len() > 0 {
+        if total >= slots * SPARE {
+            let Some(out) = idle.next() else {
+                break;
+            };
+            changes.push(Change::Choke(out.slot));
+            total -= 1;
+        }
+        if let Some(next) = waiting.next() {
+            changes.push(Change::Unchoke(next.slot));
+            busy += 1;
+            total += 1;
+        }
+    }
+
+    // Those who had their turn make place for those who wait.
+    let mut sated: Vec<&View> = open().filter(|view| view.active && view.sated).collect();
+    sated.sort_unstable_by_key(|view| (view.turned, view.slot));
+    for (out, next) in sated.into_iter().zip(waiting) {
+        changes.push(Change::Choke(out.slot));
+        changes.push(Change::Unchoke(next.slot));
+    }
+
+    // A peer that may ask at once saves a round trip.
+    let mut early: Vec<&View> = views
+        .iter()
+        .filter(|view| view.choked && !view.interested && view.useful)
+        .collect();
+    early.sort_unstable_by_key(|view| (view.pieces, view.turned, view.slot));
+    let spare = slots.saturating_sub(total.max(busy));
+    for next in early.into_iter().take(spare) {
+        changes.push(Change::Unchoke(next.slot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(slot: u32) -> View {
+        View {
+            slot: Slot(slot),
+            interested: true,
+            choked: true,
+            active: false,
+            useful: true,
+            sated: false,
+            pieces: slot,
+            turned: Now::ZERO,
+        }
+    }
+
+    fn decided(slots: usize, views: &[View]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        decide(slots, views, &mut changes);
+        changes
+    }
+
+    #[test]
+    fn newcomers_get_the_free_places() {
+        let views = [view(9), view(3), view(5)];
+        let changes = decided(2, &views);
+        assert_eq!(
+            changes,
+            [Change::Unchoke(Slot(3)), Change::Unchoke(Slot(5))]
+        );
+    }
+
+    #[test]
+    fn a_turn_ends_only_when_somebody_waits() {
+        let served = View {
+            choked: false,
+            active: true,
+            sated: true,
+            ..view(1)
+        };
+        assert_eq!(decided(1, &[served]), []);
+        let changes = decided(1, &[served, view(2)]);
+        assert_eq!(changes, [Change::Choke(Slot(1)), Change::Unchoke(Slot(2))]);
+    }
+
+    #[test]
+    fn spare_places_go_to_those_who_did_not_ask_yet() {
+        let shy = View {
+            interested: false,
+            ..view(1)
+        };
+        let useless = View {
+            useful: false,
+            ..view(2)
+        };
+        assert_eq!(decided(2, &[shy, useless]), [Change::Unchoke(Slot(1))]);
+    }
+
+    #[test]
+    fn an_idle_peer_does_not_hold_a_slot() {
+        let idle = View {
+            choked: false,
+            ..view(1)
+        };
+        assert_eq!(decided(1, &[idle, view(2)]), [Change::Unchoke(Slot(2))]);
+    }
+}

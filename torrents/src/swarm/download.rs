@@ -1,0 +1,503 @@
+//! The asking half of the machine: what peers have, interest, requests, received blocks and
+//! what becomes of pieces.
+
+use super::partial::Receipt;
+use super::picker::Ask;
+use super::pieces::Pieces;
+use super::{Action, Now, PeerKey, Reason, Slot, Swarm};
+use crate::geometry::{Block, PieceIndex};
+use crate::wire::Message;
+
+/// Blocks that nobody asked for, after which a peer is let go.
+const MAX_UNASKED: u32 = 64;
+/// Answers to requests taken back that are tolerated.
+const MAX_LATE: u32 = 8_192;
+/// Requests doubled at once in the endgame.
+const MAX_DOUBLED: usize = 16;
+/// By how many peers a block may be owed.
+const MAX_OWED: u8 = 2;
+/// A peer is slow when others are this many times faster.
+const SLOW: u64 = 10;
+/// Bytes of one request to a web seed.
+const WEB_RUN: u64 = 8 << 20;
+/// The first rest after a reject; it doubles.
+const REST: Now = Now::from_millis(50);
+/// How long a lost piece waits.
+const COOLING: Now = Now::from_secs(1);
+
+impl Swarm {
+    // What peers have.
+
+    pub(super) fn told_all(&mut self, slot: Slot, pieces: Pieces, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        if std::mem::replace(&mut peer.told, true) {
+            return self.drop_peer(slot, Reason::Protocol, now);
+        }
+        let before = std::mem::replace(&mut peer.pieces, pieces);
+        peer.wanted = peer.pieces.missing_in(&self.have);
+        peer.dry = None;
+        if let Some(picker) = &mut self.picker {
+            picker.peer_left(&before);
+            picker.peer_joined(&peer.pieces);
+        }
+        self.after_gain(slot, now);
+    }
+
+    pub(super) fn told_one(&mut self, slot: Slot, piece: PieceIndex, now: Now) {
+        let total = self.geometry.pieces();
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        if !peer.pieces.insert(piece, total) {
+            return;
+        }
+        if let Some(picker) = &mut self.picker {
+            picker.peer_gained(&peer.pieces, piece);
+        }
+        if !self.have.contains(piece) {
+            peer.wanted += 1;
+            peer.dry = None;
+        }
+        self.after_gain(slot, now);
+    }
+
+    fn after_gain(&mut self, slot: Slot, now: Now) {
+        if self.drop_if_both_seed(slot, now) {
+            return;
+        }
+        self.update_interest(slot);
+        self.uploads.stale = true;
+        self.fill(slot, now);
+    }
+
+    pub(super) fn dont_have(&mut self, key: PeerKey, piece: PieceIndex, now: Now) {
+        let total = self.geometry.pieces();
+        let Some(slot) = self.peers.slot(key) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        peer.heard = now;
+        let was_all = peer.pieces.is_all();
+        if !peer.pieces.remove(piece, total) {
+            return;
+        }
+        if let Some(picker) = &mut self.picker {
+            picker.peer_lost(&peer.pieces, was_all, piece);
+            peer.asked.take_piece(piece, |block| picker.release(block));
+            self.stirred = true;
+        }
+        if !self.have.contains(piece) {
+            peer.wanted -= 1;
+        }
+        self.update_interest(slot);
+    }
+
+    /// Tells the peer when our interest in it changed.
+    pub(super) fn update_interest(&mut self, slot: Slot) {
+        let wants = self.picker.is_some();
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let interested = wants && peer.wanted > 0;
+        if interested == peer.interested {
+            return;
+        }
+        peer.interested = interested;
+        let message = if interested {
+            Message::Interested
+        } else {
+            Message::NotInterested
+        };
+        self.send(slot, message);
+    }
+
+    // What peers allow.
+
+    pub(super) fn choked(&mut self, slot: Slot, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        peer.chokes_us = true;
+        if !peer.is_fast() {
+            self.drop_asked(slot);
+        }
+        self.abandon(slot);
+        self.fill(slot, now);
+    }
+
+    pub(super) fn unchoked(&mut self, slot: Slot, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        peer.chokes_us = false;
+        peer.rests_until = Now::ZERO;
+        peer.rejections = 0;
+        peer.dry = None;
+        peer.delivered = now;
+        self.fill(slot, now);
+    }
+
+    pub(super) fn allowed_fast(&mut self, slot: Slot, piece: PieceIndex, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        if peer.is_fast() && !self.have.contains(piece) {
+            peer.allow(piece);
+            peer.dry = None;
+            self.fill(slot, now);
+        }
+    }
+
+    pub(super) fn rejected(&mut self, slot: Slot, block: Block, now: Now) {
+        let (Some(peer), Some(picker)) = (self.peers.get_mut(slot), &mut self.picker) else {
+            return;
+        };
+        if peer.asked.take(block).is_none() {
+            // An answer to a cancel.
+            peer.late = peer.late.saturating_sub(1);
+            return;
+        }
+        picker.release(block);
+        if peer.chokes_us {
+            peer.allowed.retain(|piece| *piece != block.piece);
+        } else {
+            // Asking again at once would be rejected again.
+            let rest = REST * (1 << peer.rejections.min(6));
+            if peer.rests_until <= now {
+                peer.rejections += 1;
+                peer.rests_until = now + rest;
+            }
+        }
+        self.stirred = true;
+    }
+
+    // Requests.
+
+    /// Asks the peer for as much as its window has room for.
+    pub(super) fn fill(&mut self, slot: Slot, now: Now) {
+        let mut blocks = self.vector();
+        let (Some(peer), Some(picker)) = (self.peers.get_mut(slot), &mut self.picker) else {
+            return self.recycle(blocks);
+        };
+        if let Some(only) = peer.may_be_asked(now, picker.epoch(), self.web) {
+            let room = peer.room(&self.settings);
+            let ask = Ask {
+                slot,
+                pieces: &peer.pieces,
+                blocks: room,
+                slow: peer.snubbed || peer.down.per_second(now) * SLOW < self.best_rate,
+                suspect: peer.suspect,
+                only: only.then_some(&peer.allowed[..]),
+                now,
+            };
+            if room > 0 && peer.is_web() {
+                picker.pick_run(&ask, WEB_RUN, &mut blocks);
+            } else if room > 0 {
+                picker.pick(&ask, &mut blocks);
+            }
+            if room > 0 && blocks.is_empty() {
+                peer.dry = Some(picker.epoch());
+                if !only && picker.all_asked() {
+                    self.double(slot, room, now, &mut blocks);
+                }
+            }
+        }
+        self.request(slot, blocks, now);
+    }
+
+    fn request(&mut self, slot: Slot, blocks: Vec<Block>, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot).filter(|_| !blocks.is_empty()) else {
+            return self.recycle(blocks);
+        };
+        for &block in &blocks {
+            peer.asked.push(block, now);
+        }
+        peer.spoke = now;
+        let peer = peer.key;
+        self.actions.push_back(Action::Request { peer, blocks });
+    }
+
+    /// Asks every peer that has room, starting with a different one each time.
+    pub(super) fn fill_all(&mut self, now: Now) {
+        use rand::RngExt;
+        let end = self.peers.end();
+        if self.picker.is_none() || end == 0 {
+            return;
+        }
+        let start = self.rng.random_range(0..end);
+        for slot in (start..end).chain(0..start) {
+            self.fill(Slot(slot), now);
+        }
+    }
+
+    /// The endgame: everything left is owed by somebody. Takes from the ends of the queues
+    /// that will be served last, and only what this peer will deliver much sooner.
+    fn double(&mut self, slot: Slot, room: usize, now: Now, out: &mut Vec<Block>) {
+        let Some(helper) = self.peers.get(slot).filter(|peer| peer.asked.is_empty()) else {
+            return;
+        };
+        let soon = helper.latency * 2 + Now::from_millis(20);
+        let most = room.min(MAX_DOUBLED);
+        let mut owing: Vec<(Now, Slot)> = self
+            .peers
+            .iter()
+            .filter(|&(other, peer)| other != slot && !peer.asked.is_empty())
+            .map(|(other, peer)| (peer.expects(now), other))
+            .filter(|&(wait, _)| wait > soon)
+            .collect();
+        owing.sort_unstable_by(|a, b| b.cmp(a));
+        let (peers, Some(picker)) = (&self.peers, &mut self.picker) else {
+            return;
+        };
+        for owed in owing.iter().filter_map(|&(_, other)| peers.get(other)) {
+            for block in owed.asked.iter().rev() {
+                if out.len() >= most {
+                    return;
+                }
+                if helper.pieces.contains(block.piece) && picker.double(block, slot, MAX_OWED) {
+                    out.push(block);
+                }
+            }
+        }
+    }
+
+    /// Forgets what the peer owes: it will not come, or only by luck.
+    pub(super) fn drop_asked(&mut self, slot: Slot) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let owed = u32::try_from(peer.asked.blocks()).unwrap_or(MAX_LATE);
+        peer.late = peer.late.saturating_add(owed).min(MAX_LATE);
+        if let Some(picker) = &mut self.picker {
+            peer.asked.drain(|block| picker.release(block));
+            self.stirred |= owed > 0;
+        }
+    }
+
+    /// Takes back what the peer owes.
+    pub(super) fn take_back(&mut self, slot: Slot) {
+        let mut blocks = self.vector();
+        if let Some(peer) = self.peers.get(slot) {
+            blocks.extend(peer.asked.iter());
+            let peer = peer.key;
+            if !blocks.is_empty() {
+                self.actions.push_back(Action::Cancel { peer, blocks });
+            }
+        }
+        self.drop_asked(slot);
+    }
+
+    /// The peer's pieces are anyone's; those it alone may contribute to begin anew.
+    pub(super) fn abandon(&mut self, slot: Slot) {
+        let Some(picker) = &mut self.picker else {
+            return;
+        };
+        if picker.owns_alone(slot) {
+            self.take_back(slot);
+        }
+        let Some(picker) = &mut self.picker else {
+            return;
+        };
+        let mut dropped = Vec::new();
+        picker.abandon(slot, |from, block| dropped.push((from, block)));
+        self.discard(dropped);
+        self.stirred = true;
+    }
+
+    /// Gives blocks back to the driver, batched by sender.
+    pub(super) fn discard(&mut self, mut blocks: Vec<(PeerKey, Block)>) {
+        blocks.sort_unstable();
+        for from in blocks.chunk_by(|a, b| a.0 == b.0) {
+            let peer = from[0].0;
+            let blocks = from.iter().map(|&(_, block)| block).collect();
+            self.actions.push_back(Action::Discard { peer, blocks });
+        }
+    }
+
+    // Received blocks.
+
+    pub(super) fn received(&mut self, key: PeerKey, blocks: &[Block], now: Now) {
+        let slot = self.peers.slot(key);
+        let (Some(slot), Some(picker)) = (slot, &mut self.picker) else {
+            return self.discard_all(key, blocks);
+        };
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return self.discard_all(key, blocks);
+        };
+        let mut useful = 0;
+        let mut asked_at = None;
+        let mut rivals = Vec::new();
+        let mut useless = Vec::new();
+        for &block in blocks {
+            let owed = peer.asked.take(block);
+            asked_at = owed.or(asked_at);
+            let receipt = if owed.is_some() || peer.late > 0 {
+                peer.late -= u32::from(owed.is_none());
+                picker.receive(block, slot, key, owed.is_some(), now)
+            } else {
+                peer.unasked += 1;
+                Receipt::Useless
+            };
+            match receipt {
+                Receipt::Useless => useless.push(block),
+                Receipt::Useful {
+                    rivals: others,
+                    complete,
+                } => {
+                    useful += u64::from(block.len);
+                    if others {
+                        rivals.push(block);
+                    }
+                    if complete {
+                        let piece = block.piece;
+                        self.actions.push_back(Action::Verify { piece });
+                    }
+                }
+            }
+        }
+        peer.heard = now;
+        let bytes = blocks.iter().map(|block| u64::from(block.len)).sum();
+        peer.down.add(now, bytes);
+        if useful > 0 {
+            peer.downloaded += useful;
+            peer.delivered = now;
+            peer.snubbed = false;
+            if !peer.is_web() {
+                self.progress = now;
+            }
+        }
+        if let Some(asked_at) = asked_at {
+            peer.adapt(now, asked_at, bytes, &self.settings);
+        }
+        let hostile = peer.unasked > MAX_UNASKED;
+        self.discard_all(key, &useless);
+        self.cancel_rivals(slot, &rivals);
+        if hostile {
+            return self.drop_peer(slot, Reason::Protocol, now);
+        }
+        self.fill(slot, now);
+    }
+
+    fn discard_all(&mut self, peer: PeerKey, blocks: &[Block]) {
+        if !blocks.is_empty() {
+            let blocks = blocks.to_vec();
+            self.actions.push_back(Action::Discard { peer, blocks });
+        }
+    }
+
+    /// Others who owe these blocks are told not to send them.
+    fn cancel_rivals(&mut self, winner: Slot, blocks: &[Block]) {
+        if blocks.is_empty() {
+            return;
+        }
+        for (slot, peer) in self.peers.iter_mut() {
+            if slot == winner || peer.asked.is_empty() {
+                continue;
+            }
+            let owed = |block: &&Block| peer.asked.take(**block).is_some();
+            let cancelled: Vec<Block> = blocks.iter().filter(owed).copied().collect();
+            if !cancelled.is_empty() {
+                let late = u32::try_from(cancelled.len()).unwrap_or(MAX_LATE);
+                peer.late = peer.late.saturating_add(late).min(MAX_LATE);
+                peer.spoke = self.clock.now;
+                self.actions.push_back(Action::Cancel {
+                    peer: peer.key,
+                    blocks: cancelled,
+                });
+                self.stirred = true;
+            }
+        }
+    }
+
+    // What becomes of pieces.
+
+    pub(super) fn verified(&mut self, piece: PieceIndex, now: Now) {
+        let Some(sources) = self
+            .picker
+            .as_mut()
+            .and_then(|picker| picker.verified(piece))
+        else {
+            debug_assert!(false, "piece {piece} was not being verified");
+            return;
+        };
+        self.have.insert(piece);
+        // Whoever delivered a right piece all alone is no longer under suspicion.
+        if let [alone] = sources[..]
+            && let Some(slot) = self.peers.slot(alone)
+            && let Some(peer) = self.peers.get_mut(slot)
+        {
+            peer.suspect = false;
+        }
+        let complete = self.have.is_full();
+        if complete {
+            self.picker = None;
+        }
+        for slot in (0..self.peers.end()).map(Slot) {
+            let Some(peer) = self.peers.get_mut(slot) else {
+                continue;
+            };
+            if peer.pieces.contains(piece) {
+                peer.wanted -= 1;
+                self.update_interest(slot);
+            } else {
+                self.send(slot, Message::Have(piece));
+            }
+        }
+        self.uploads.stale = true;
+        if complete {
+            self.actions.push_back(Action::Complete);
+            self.part_from_seeds(now);
+        } else if self
+            .picker
+            .as_mut()
+            .is_some_and(|picker| picker.was_refused())
+        {
+            self.stirred = true;
+        }
+    }
+
+    pub(super) fn corrupt(&mut self, piece: PieceIndex, now: Now) {
+        let Some(picker) = &mut self.picker else {
+            debug_assert!(false, "piece {piece} was not being verified");
+            return;
+        };
+        let sources = picker.corrupt(piece);
+        if let [alone] = sources[..] {
+            self.liar(alone, now);
+        } else {
+            for key in sources {
+                if let Some(slot) = self.peers.slot(key)
+                    && let Some(peer) = self.peers.get_mut(slot)
+                {
+                    peer.suspect = true;
+                }
+            }
+        }
+        self.stirred = true;
+    }
+
+    pub(super) fn lost(&mut self, piece: PieceIndex, now: Now) {
+        let had = self.have.remove(piece);
+        if had {
+            for (_, peer) in self.peers.iter_mut() {
+                peer.wanted += u32::from(peer.pieces.contains(piece));
+            }
+            self.withdraw(piece);
+        }
+        match &mut self.picker {
+            Some(picker) => picker.lost(piece),
+            None => self.begin_picking(),
+        }
+        if let Some(picker) = &mut self.picker {
+            picker.shelve(piece);
+            self.cooling.push((now + COOLING, piece));
+        }
+        for slot in (0..self.peers.end()).map(Slot) {
+            self.update_interest(slot);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! One peer: what it has, what each side allows the other, what is owed and due.
+//!
+//! ```text
+//!             it:  choke ◀──▶ unchoke          we: choked ◀──▶ unchoked
+//!             we:  interested iff it has a piece we want
+//!
+//!   asked   requests of ours that it owes        (window: grows while it answers fast)
+//!   queue   requests of its that we owe          (bounded: `max_inbound_requests`)
+//!   sending blocks of the queue the driver holds (bounded: `MAX_SENDING`)
+//! ```
+
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use super::pieces::Pieces;
+use super::rate::Rate;
+use super::runs::Runs;
+use super::{Now, PeerKey, PeerKind, Settings};
+use crate::geometry::PieceIndex;
+use crate::id::PeerId;
+
+/// Bytes in flight with a peer of which nothing is known yet: 64 ordinary blocks.
+const FIRST_WINDOW: u64 = 64 * 16 * 1024;
+/// A measured window never falls below this.
+const LEAST_WINDOW: u64 = 4 * 16 * 1024;
+/// How long our requests shall wait in a peer's queue: long enough to bridge its pauses and
+/// ours, short enough that a slow peer holds little back.
+const QUEUE_TIME: Now = Now::from_millis(200);
+/// What a peer queues that does not say: the least of what clients take.
+const DEFAULT_REQQ: u32 = 250;
+/// Allowed-fast pieces remembered of one peer.
+const MAX_ALLOWED: usize = 32;
+
+/// One connection or web seed.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) key: PeerKey,
+    pub(super) kind: PeerKind,
+    pub(super) addr: Option<SocketAddr>,
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) id: Option<PeerId>,
+    pub(super) since: Now,
+    pub(super) heard: Now,
+    pub(super) spoke: Now,
+    pub(super) pieces: Pieces,
+    /// It told what it has; it may do so once.
+    pub(super) told: bool,
+    pub(super) upload_only: bool,
+
+    // Download.
+    /// Pieces it has and we lack.
+    pub(super) wanted: u32,
+    pub(super) chokes_us: bool,
+    pub(super) interested: bool,
+    pub(super) asked: Runs,
+    window: u64,
+    slow_start: bool,
+    reqq: u32,
+    pub(super) allowed: SmallVec<[PieceIndex; 4]>,
+    /// The picker's epoch in which nothing was found for it.
+    pub(super) dry: Option<u64>,
+    /// It let requests rot: one at a time until it delivers.
+    pub(super) snubbed: bool,
+    /// Not to be asked before: it rejects.
+    pub(super) rests_until: Now,
+    pub(super) rejections: u32,
+    /// Requests taken back that may still be answered.
+    pub(super) late: u32,
+    pub(super) unasked: u32,
+    pub(super) suspect: bool,
+    pub(super) delivered: Now,
+    pub(super) down: Rate,
+    pub(super) downloaded: u64,
+    /// How long answers take, smoothed.
+    pub(super) latency: Now,
+
+    // Upload.
+    pub(super) choked: bool,
+    pub(super) is_interested: bool,
+    pub(super) queue: Runs,
+    pub(super) sending_blocks: u32,
+    pub(super) sending_bytes: u64,
+    pub(super) up: Rate,
+    pub(super) uploaded: u64,
+    /// Uploaded since it was unchoked.
+    pub(super) turn: u64,
+    pub(super) turned: Now,
+    /// When it last asked us for something or took something.
+    pub(super) active: Now,
+}
+
+impl Peer {
+    pub(super) fn new(
+        key: PeerKey,
+        addr: Option<SocketAddr>,
+        id: Option<PeerId>,
+        kind: PeerKind,
+        now: Now,
+    ) -> Self {
+        let web = kind == PeerKind::WebSeed;
+        Self {
+            key,
+            kind,
+            addr,
+            listen: None,
+            id,
+            since: now,
+            heard: now,
+            spoke: now,
+            pieces: if web { Pieces::All } else { Pieces::None },
+            told: web,
+            upload_only: web,
+            wanted: 0,
+            chokes_us: !web,
+            interested: false,
+            asked: Runs::default(),
+            window: FIRST_WINDOW,
+            slow_start: true,
+            reqq: if web { u32::MAX } else { DEFAULT_REQQ },
+            allowed: SmallVec::new(),
+            dry: None,
+            snubbed: false,
+            rests_until: Now::ZERO,
+            rejections: 0,
+            late: 0,
+            unasked: 0,
+            suspect: false,
+            delivered: now,
+            down: Rate::default(),
+            downloaded: 0,
+            latency: Now::ZERO,
+            choked: true,
+            is_interested: false,
+            queue: Runs::default(),
+            sending_blocks: 0,
+            sending_bytes: 0,
+            up: Rate::default(),
+            uploaded: 0,
+            turn: 0,
+            turned: now,
+            active: now,
+        }
+    }
+
+    pub(super) fn is_web(&self) -> bool {
+        self.kind == PeerKind::WebSeed
+    }
+
+    pub(super) fn is_fast(&self) -> bool {
+        matches!(self.kind, PeerKind::Wire { fast: true, .. })
+    }
+
+    /// The address it can be dialled at, as far as we know.
+    pub(super) fn dialled_at(&self) -> Option<SocketAddr> {
+        match self.kind {
+            PeerKind::Wire { inbound: false, .. } => self.addr,
+            _ => self.listen,
+        }
+    }
+
+    pub(super) fn set_reqq(&mut self, reqq: u32) {
+        self.reqq = reqq.max(1);
+    }
+
+    pub(super) fn allow(&mut self, piece: PieceIndex) {
+        if self.allowed.len() < MAX_ALLOWED && !self.allowed.contains(&piece) {
+            self.allowed.push(piece);
+        }
+    }
+
+    /// How many more blocks it may be asked for now; 0 also while a larger batch is worth
+    /// waiting for.
+    pub(super) fn room(&self, settings: &Settings) -> usize {
+        let window = self.window_blocks(settings);
+        let room = window.saturating_sub(self.asked.blocks());
+        if self.asked.is_empty() || room >= window.div_ceil(4) {
+            room
+        } else {
+            0
+        }
+    }
+
+    fn window_blocks(&self, settings: &Settings) -> usize {
+        if self.snubbed {
+            return 1;
+        }
+        let window = self.window / u64::from(settings.block_len);
+        usize::try_from(window)
+            .unwrap_or(usize::MAX)
+            .max(2)
+            .min(settings.max_outbound_requests)
+            .min(self.reqq as usize)
+            .max(1)
+    }
+
+    /// Blocks came that were asked at `asked_at`. The window grows while answers come faster
+    /// than our queue time and falls back to what the rate fills when they come much slower:
+    /// so the peer's queue holds about [`QUEUE_TIME`] of work.
+    pub(super) fn adapt(&mut self, now: Now, asked_at: Now, bytes: u64, settings: &Settings) {
+        let latency = now.saturating_sub(asked_at);
+        self.latency = if self.latency.is_zero() {
+            latency
+        } else {
+            (self.latency * 7 + latency) / 8
+        };
+        let cap = settings.max_outbound_requests as u64 * u64::from(settings.block_len);
+        let full = self.asked.bytes() + bytes >= self.window - self.window / 4;
+        if latency < QUEUE_TIME && full {
+            let step = if self.slow_start { bytes } else { bytes / 8 };
+            self.window = (self.window + step).min(cap);
+        } else if latency > QUEUE_TIME * 2 {
+            self.slow_start = false;
+            let fits = u128::from(self.down.per_second(now)) * QUEUE_TIME.as_millis() / 1000;
+            let fits = u64::try_from(fits).unwrap_or(u64::MAX);
+            self.window = self.window.min(fits).max(LEAST_WINDOW);
+        }
+    }
+
+    /// Whether it may be asked for blocks now: `Some(true)` only for allowed-fast pieces.
+    pub(super) fn may_be_asked(&self, now: Now, epoch: u64, web: bool) -> Option<bool> {
+        let only = self.chokes_us;
+        let open = !only || !self.allowed.is_empty();
+        let idle = self.is_web() && (!web || !self.asked.is_empty());
+        let ready = open && !idle && self.wanted > 0 && self.rests_until <= now;
+        (ready && self.dry != Some(epoch)).then_some(only)
+    }
+
+    /// In what time it should have answered all requests, from what it did lately.
+    pub(super) fn expects(&self, now: Now) -> Now {
+        let rate = self.down.per_second(now);
+        if self.snubbed || rate == 0 {
+            return Now::from_secs(3_600);
+        }
+        let micros = u128::from(self.asked.bytes()) * 1_000_000 / u128::from(rate);
+        Now::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
+    /// How long its front request may take: a few times what its answers took lately.
+    pub(super) fn patience(&self, settings: &Settings) -> Now {
+        let least = settings.request_timeout / 4;
+        (self.latency * 4).clamp(least, settings.request_timeout)
+    }
+}

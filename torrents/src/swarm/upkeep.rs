@@ -1,0 +1,132 @@
+//! What time brings: rotten requests, silent peers, keep-alives, stalls.
+
+use super::{Action, Now, Reason, Slot, Swarm};
+use crate::geometry::PieceIndex;
+use crate::wire::Message;
+
+/// Between sweeps while something is going on, and while nothing is.
+const BUSY: Now = Now::from_millis(100);
+const IDLE: Now = Now::from_secs(5);
+/// A line is kept alive after so long a silence; clients give up at 120 s.
+const KEEP_ALIVE: Now = Now::from_secs(50);
+/// A piece that nobody has delivered for so long may be given up when the budget is spent.
+const ABANDONED: Now = Now::from_secs(1);
+/// Between two calls for more peers.
+const PLEA: Now = Now::from_secs(1);
+
+/// What the machine remembers of time.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    pub(super) now: Now,
+    /// When the driver is to wake us.
+    pub(super) wake: Option<Now>,
+    next_sweep: Option<Now>,
+    pleaded: Option<Now>,
+}
+
+impl Swarm {
+    pub(super) fn sweep(&mut self, now: Now) {
+        if self.clock.next_sweep.is_some_and(|due| due > now) {
+            return;
+        }
+        self.clock.next_sweep = None;
+        self.candidates.expire(now, &mut self.rng);
+        self.warm_up(now);
+        self.best_rate = 0;
+        for slot in (0..self.peers.end()).map(Slot) {
+            self.visit(slot, now);
+        }
+        self.watch_stall(now);
+        self.free_budget(now);
+        self.plead(now);
+        self.uploads.stale = true;
+        self.stirred = true;
+    }
+
+    fn visit(&mut self, slot: Slot, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        peer.dry = None;
+        self.best_rate = self.best_rate.max(peer.down.per_second(now));
+        if let Some(oldest) = peer.asked.oldest() {
+            let waited = now.saturating_sub(oldest.max(peer.delivered));
+            if waited > peer.patience(&self.settings) {
+                peer.snubbed = true;
+                self.take_back(slot);
+                self.abandon(slot);
+            }
+        }
+        let Some(peer) = self.peers.get(slot).filter(|peer| !peer.is_web()) else {
+            return;
+        };
+        if now.saturating_sub(peer.heard) >= self.settings.idle_timeout {
+            self.drop_peer(slot, Reason::Silent, now);
+        } else if now.saturating_sub(peer.spoke) >= KEEP_ALIVE {
+            self.send(slot, Message::KeepAlive);
+        }
+    }
+
+    /// Turns to the web seed when the swarm gives nothing, and back when it does.
+    fn watch_stall(&mut self, now: Now) {
+        if self.settings.eager_web_seed {
+            return;
+        }
+        let silent = now.saturating_sub(self.progress);
+        let barren = || {
+            let mut wire = self.peers.iter().filter(|(_, peer)| !peer.is_web());
+            !wire.any(|(_, peer)| peer.wanted > 0)
+        };
+        self.web = silent > self.settings.stall || (silent > self.settings.stall / 2 && barren());
+    }
+
+    /// When half-done pieces that nobody delivers hold the whole budget, one makes place.
+    fn free_budget(&mut self, now: Now) {
+        let Some(picker) = &mut self.picker else {
+            return;
+        };
+        if picker.was_refused() {
+            let mut dropped = Vec::new();
+            let before = now.saturating_sub(ABANDONED);
+            picker.give_up_one(before, |from, block| dropped.push((from, block)));
+            self.discard(dropped);
+        }
+    }
+
+    fn plead(&mut self, now: Now) {
+        let paced = self.clock.pleaded.is_none_or(|last| now >= last + PLEA);
+        if paced && self.lacks_peers() {
+            self.clock.pleaded = Some(now);
+            self.actions.push_back(Action::NeedPeers);
+        }
+    }
+
+    fn warm_up(&mut self, now: Now) {
+        let Some(picker) = &mut self.picker else {
+            return;
+        };
+        self.cooling.retain(|&(until, piece): &(Now, PieceIndex)| {
+            if until <= now {
+                picker.unshelve(piece);
+            }
+            until > now
+        });
+    }
+
+    /// Works out when to wake next. A seed without peers sleeps for ever.
+    pub(super) fn reschedule(&mut self, now: Now) {
+        let busy = self.picker.is_some() || self.uploads.waiting;
+        let period = if busy { BUSY } else { IDLE };
+        self.clock.next_sweep = match self.clock.next_sweep {
+            Some(due) => Some(due.min(now + period)),
+            None if busy || !self.peers.is_empty() => Some(now + period),
+            None => None,
+        };
+        let others = [self.dial_at(), self.rechoke_at()];
+        let earliest = others.into_iter().flatten().min();
+        self.clock.wake = match (self.clock.next_sweep, earliest) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+}

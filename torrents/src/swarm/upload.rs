@@ -1,0 +1,228 @@
+//! The serving half of the machine: requests of others, what the driver is handed, chokes.
+
+use super::choker::{self, Change, View};
+use super::session::Peer;
+use super::{Action, Now, PeerKey, Slot, Swarm};
+use crate::geometry::{Block, PieceIndex};
+use crate::wire::Message;
+
+/// A batch: one read, one vectored write.
+const BATCH_BLOCKS: usize = 64;
+const BATCH_BYTES: u64 = 1 << 20;
+/// The driver gets the next batch when it holds no more than this for the peer.
+const LOW_WATER: u64 = 512 << 10;
+/// Larger requests are refused; ordinary ones are 16 KiB.
+const MAX_REQUEST: u32 = 128 << 10;
+/// A turn lasts at least so many bytes.
+const TURN: u64 = 4 << 20;
+/// An unchoked peer that has not asked for so long does not use its slot.
+const GRACE: Now = Now::from_millis(300);
+/// A peer that has taken nothing for so long does not use its slot either.
+const STUCK: Now = Now::from_secs(5);
+/// Decisions about many peers are not made for each event.
+const PACE: Now = Now::from_millis(10);
+const FEW: usize = 64;
+
+/// The choker's memory.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    /// A decision is due.
+    pub(super) stale: bool,
+    /// Somebody is interested and choked.
+    pub(super) waiting: bool,
+    decided: Now,
+    views: Vec<View>,
+    changes: Vec<Change>,
+}
+
+impl Peer {
+    fn uses_its_slot(&self, now: Now) -> bool {
+        let quiet = now.saturating_sub(self.active);
+        let due = !self.queue.is_empty() || self.sending_blocks > 0;
+        quiet < if due { STUCK } else { GRACE }
+    }
+}
+
+impl Swarm {
+    pub(super) fn is_interested(&mut self, slot: Slot, interested: bool) {
+        if let Some(peer) = self.peers.get_mut(slot) {
+            self.uploads.stale |= peer.is_interested != interested;
+            peer.is_interested = interested;
+        }
+    }
+
+    pub(super) fn requested(&mut self, key: PeerKey, blocks: &[Block], now: Now) {
+        let Some(slot) = self.peers.slot(key) else {
+            return;
+        };
+        let largest = MAX_REQUEST.max(self.settings.block_len);
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        peer.heard = now;
+        for &block in blocks {
+            let waiting = peer.queue.blocks() + peer.sending_blocks as usize;
+            let serve = !peer.choked
+                && block.len <= largest
+                && waiting < self.settings.max_inbound_requests
+                && self.have.contains(block.piece);
+            if serve {
+                peer.active = now;
+                if !peer.queue.contains(block) {
+                    peer.queue.push(block, Now::ZERO);
+                }
+            } else if peer.is_fast() {
+                peer.spoke = now;
+                self.actions.push_back(Action::Send {
+                    peer: key,
+                    message: Message::Reject(block),
+                });
+            }
+        }
+        self.hand_out(slot);
+    }
+
+    pub(super) fn cancelled(&mut self, slot: Slot, block: Block) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        if peer.queue.take(block).is_some() && peer.is_fast() {
+            self.send(slot, Message::Reject(block));
+        }
+    }
+
+    /// Gives the driver the next batches of a peer's queue.
+    fn hand_out(&mut self, slot: Slot) {
+        while let Some(peer) = self.peers.get_mut(slot) {
+            if peer.queue.is_empty() || peer.sending_bytes > LOW_WATER {
+                return;
+            }
+            let mut blocks = self.spare.pop().unwrap_or_default();
+            peer.queue.pop_batch(BATCH_BLOCKS, BATCH_BYTES, &mut blocks);
+            peer.sending_blocks += u32::try_from(blocks.len()).unwrap_or(u32::MAX);
+            peer.sending_bytes += blocks.iter().map(|block| u64::from(block.len)).sum::<u64>();
+            peer.spoke = self.clock.now;
+            let peer = peer.key;
+            self.actions.push_back(Action::Upload { peer, blocks });
+        }
+    }
+
+    pub(super) fn uploaded(&mut self, key: PeerKey, blocks: u32, bytes: u64, now: Now) {
+        let Some(slot) = self.peers.slot(key) else {
+            return;
+        };
+        let turn = TURN.max(u64::from(self.geometry.piece_len()));
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        debug_assert!(blocks <= peer.sending_blocks && bytes <= peer.sending_bytes);
+        peer.sending_blocks = peer.sending_blocks.saturating_sub(blocks);
+        peer.sending_bytes = peer.sending_bytes.saturating_sub(bytes);
+        peer.uploaded += bytes;
+        peer.up.add(now, bytes);
+        peer.active = now;
+        let before = peer.turn;
+        peer.turn += bytes;
+        self.uploads.stale |= before < turn && peer.turn >= turn;
+        self.hand_out(slot);
+    }
+
+    /// We do not have the piece any more: nobody gets it.
+    pub(super) fn withdraw(&mut self, piece: PieceIndex) {
+        for (_, peer) in self.peers.iter_mut() {
+            let (key, fast) = (peer.key, peer.is_fast());
+            let actions = &mut self.actions;
+            peer.queue.take_piece(piece, |block| {
+                if fast {
+                    actions.push_back(Action::Send {
+                        peer: key,
+                        message: Message::Reject(block),
+                    });
+                }
+            });
+        }
+    }
+
+    /// Lets the choker decide, if something it looks at has changed.
+    pub(super) fn rechoke(&mut self, now: Now) {
+        if !self.uploads.stale {
+            return;
+        }
+        if self.peers.wire() > FEW && now < self.uploads.decided + PACE {
+            return;
+        }
+        self.uploads.stale = false;
+        self.uploads.decided = now;
+        let mut views = std::mem::take(&mut self.uploads.views);
+        let mut changes = std::mem::take(&mut self.uploads.changes);
+        views.clear();
+        changes.clear();
+        let turn = TURN.max(u64::from(self.geometry.piece_len()));
+        let (have, total) = (self.have.count(), self.geometry.pieces());
+        let wire = self.peers.iter().filter(|(_, peer)| !peer.is_web());
+        views.extend(wire.map(|(slot, peer)| View {
+            slot,
+            interested: peer.is_interested,
+            choked: peer.choked,
+            active: peer.uses_its_slot(now),
+            // What both have is what we have less what it wants of us; the two counts bound it.
+            useful: have > 0 && !peer.pieces.is_all(),
+            sated: peer.turn >= turn,
+            pieces: peer.pieces.count(total),
+            turned: peer.turned,
+        }));
+        choker::decide(self.settings.upload_slots, &views, &mut changes);
+        for &change in &changes {
+            match change {
+                Change::Choke(slot) => self.choke(slot, now),
+                Change::Unchoke(slot) => self.unchoke(slot, now),
+            }
+        }
+        let waiting = views
+            .iter()
+            .filter(|view| view.choked && view.interested)
+            .count();
+        let served = changes
+            .iter()
+            .filter(|&&change| matches!(change, Change::Unchoke(_)));
+        self.uploads.waiting = waiting > served.count();
+        self.uploads.views = views;
+        self.uploads.changes = changes;
+    }
+
+    /// When the next decision is due that had to wait.
+    pub(super) fn rechoke_at(&self) -> Option<Now> {
+        self.uploads.stale.then_some(self.uploads.decided + PACE)
+    }
+
+    fn unchoke(&mut self, slot: Slot, now: Now) {
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.choked = false;
+            peer.turn = 0;
+            peer.turned = now;
+            peer.active = now;
+        }
+        self.send(slot, Message::Unchoke);
+    }
+
+    fn choke(&mut self, slot: Slot, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        peer.choked = true;
+        peer.turned = now;
+        let (key, fast) = (peer.key, peer.is_fast());
+        self.send(slot, Message::Choke);
+        let (Some(peer), actions) = (self.peers.get_mut(slot), &mut self.actions) else {
+            return;
+        };
+        peer.queue.drain(|block| {
+            if fast {
+                actions.push_back(Action::Send {
+                    peer: key,
+                    message: Message::Reject(block),
+                });
+            }
+        });
+    }
+}
