@@ -1,60 +1,400 @@
 //! Where one torrent's bytes live: one file (ours) or several (foreign torrents), read and
-//! written at offsets, with a record of verified pieces that survives a crash.
+//! written at offsets, and which of its pieces are verified.
 //!
-//! Blocking calls: the engine runs them on blocking threads; only [`Content::read_cached`]
-//! may be called on a runtime thread.
+//! Three kinds, one face:
+//!
+//! | made by | files | who says what is verified at the start |
+//! |---|---|---|
+//! | [`Content::complete`] | one, read only | the caller: everything |
+//! | [`Content::output`] | the torrent's own tree | SHA-1 over what is there |
+//! | the store's `begin` | one, growing in place | a record after a clean end, else SHA-1 |
+//!
+//! **The data is the record.** While content grows, nothing but data is written: after a crash
+//! every piece that is not a hole is hashed again, so a killed process loses no verified piece
+//! and a lying disk fools nobody. Only a clean [`Content::sync`] leaves a record that spares the
+//! hashing, and the first write after it takes the record away.
+//!
+//! Invariants: bytes outside the torrent are never written; a symbolic link below the output
+//! directory is never followed; a file that is longer than its place in the torrent is an error,
+//! never cut; pad files (BEP-47) read as zeros and exist nowhere.
+//!
+//! Blocking calls: the engine runs them on blocking threads; only [`Content::read_cached`],
+//! [`Content::record`] and [`Content::have`] may be called on a runtime thread.
+
+mod check;
+mod durable;
+mod files;
+mod flush;
+mod output;
+mod record;
 
 use std::io::{self, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use torrents::{Bitfield, Info, PieceIndex};
+use torrents::{Bitfield, Geometry, Info, PieceIndex};
+
+use files::Files;
+use record::Record;
+
+pub(crate) use durable::{replace_file, sync_dir};
+pub(crate) use flush::Flusher;
+pub(crate) use record::RecordPaths;
+
+/// Dirty bytes after which writing back starts, so that the last flush has little to do.
+const FLUSH_AFTER: u64 = 64 << 20;
 
 /// A torrent's bytes on disk.
 #[derive(Debug)]
 pub struct Content {
-    _private: (),
+    geometry: Geometry,
+    files: Arc<Dirty>,
+    have: Mutex<Bitfield>,
+    /// Starts write-back early; `None` when nothing is ever written.
+    flusher: Option<Arc<Flusher>>,
+    /// What a clean end leaves behind; only partial content of the store has one.
+    record: Option<Record>,
+}
+
+/// Files and how much of them waits to be written back; the flusher's view of a content.
+#[derive(Debug)]
+pub(crate) struct Dirty {
+    files: Files,
+    bytes: AtomicU64,
+    queued: AtomicBool,
+    /// Set once writing back failed. The kernel tells only once and then takes the lost pages
+    /// for clean, so from here on nothing may be called durable any more.
+    failed: OnceLock<(io::ErrorKind, String)>,
+}
+
+/// Why content cannot be opened or used; travels inside an [`io::Error`] of the same kind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContentError {
+    /// The operating system said no.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The disk cannot hold what is still missing.
+    #[error(
+        "{path} has {free} bytes free, but {needed} more are needed; free some space and try again"
+    )]
+    NoSpace {
+        /// A path on the file system that is full.
+        path: PathBuf,
+        /// Bytes still to be written.
+        needed: u64,
+        /// Bytes left for us.
+        free: u64,
+    },
+    /// A file is not as long as the torrent says.
+    #[error(
+        "{path} has {found} bytes where the torrent has {expected}; move it away or choose another place"
+    )]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        found: u64,
+        /// Its length in the torrent.
+        expected: u64,
+    },
+    /// Something that is no regular file (a link, a directory, a device) is in the way.
+    #[error("{path} is {found}; move it away or choose another place")]
+    InTheWay {
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// Bytes outside the torrent.
+    #[error("bytes {offset}+{len} are outside of a torrent of {length}")]
+    OutOfBounds {
+        /// First byte asked.
+        offset: u64,
+        /// Bytes asked.
+        len: u64,
+        /// Bytes there are.
+        length: u64,
+    },
+    /// Read-only content was written to.
+    #[error("complete content is read only")]
+    ReadOnly,
+}
+
+impl From<ContentError> for io::Error {
+    fn from(error: ContentError) -> Self {
+        let kind = match &error {
+            ContentError::Io { source, .. } => source.kind(),
+            ContentError::NoSpace { .. } => io::ErrorKind::StorageFull,
+            ContentError::Length { .. } => io::ErrorKind::InvalidData,
+            ContentError::InTheWay { .. } => io::ErrorKind::AlreadyExists,
+            ContentError::OutOfBounds { .. } => io::ErrorKind::InvalidInput,
+            ContentError::ReadOnly => io::ErrorKind::PermissionDenied,
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl ContentError {
+    /// Wraps what the operating system said about `path`.
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
 }
 
 impl Content {
     /// Complete content in one file, read only. Checks that the length fits, nothing else.
     pub fn complete(path: &Path, info: &Info) -> io::Result<Self> {
-        let _ = (path, info);
-        todo!()
+        let geometry = *info.geometry();
+        let file = std::fs::File::open(path).map_err(ContentError::io("open", path))?;
+        let meta = file.metadata().map_err(ContentError::io("look at", path))?;
+        if !meta.is_file() {
+            let (path, found) = (path.into(), "no regular file");
+            return Err(ContentError::InTheWay { path, found }.into());
+        }
+        if meta.len() != geometry.length() {
+            return Err(ContentError::Length {
+                path: path.into(),
+                found: meta.len(),
+                expected: geometry.length(),
+            }
+            .into());
+        }
+        let have = Bitfield::full(geometry.pieces());
+        let files = Files::one(file, path.into());
+        Ok(Self::new(geometry, files, have, None, None))
     }
+
     /// What `swell leech` uses: the torrent's files below `dir`, created when missing; what
-    /// is there already is hashed and kept.
-    pub fn output(dir: &Path, info: &Info, checked: impl FnMut(u64)) -> io::Result<Self> {
-        let _ = (dir, info, checked);
-        todo!()
+    /// is there already is hashed and kept. `checked` hears how many bytes are behind the
+    /// check, from this thread.
+    ///
+    /// Files grow in place under their final names and nothing else is created. Complete
+    /// files that cannot be written (a read-only medium) can still be seeded.
+    pub fn output(dir: &Path, info: &Info, mut checked: impl FnMut(u64)) -> io::Result<Self> {
+        let opened = output::open(dir, info)?;
+        let geometry = *info.geometry();
+        let have = if opened.fresh {
+            Bitfield::empty(geometry.pieces())
+        } else {
+            check::verify(&opened.files, info, &mut checked)?
+        };
+        if let (Some(path), false) = (opened.read_only, have.is_full()) {
+            let source = io::Error::from(io::ErrorKind::PermissionDenied);
+            return Err(ContentError::io("write to", path)(source).into());
+        }
+        let flusher = if have.is_full() {
+            None
+        } else {
+            Some(Flusher::start()?)
+        };
+        Ok(Self::new(geometry, opened.files, have, flusher, None))
     }
-    /// What is verified at the time of opening.
+
+    /// Growing content of the store: one file, created sparse at its full length.
+    pub(crate) fn partial(
+        path: &Path,
+        record: RecordPaths,
+        info: &Info,
+        flusher: Arc<Flusher>,
+    ) -> io::Result<Self> {
+        let geometry = *info.geometry();
+        let (file, existed) = output::open_partial(path, geometry.length())?;
+        let recorded = existed.and_then(|_| record::load(&record, &file, info));
+        // Only now: it changes the modification time that the record is compared with.
+        if existed != Some(geometry.length()) {
+            file.set_len(geometry.length())
+                .map_err(ContentError::io("extend", path))?;
+        }
+        let files = Files::one(file, path.into());
+        let clean = recorded.is_some();
+        let have = match recorded {
+            Some(have) => have,
+            None if existed.is_some_and(|length| length > 0) => {
+                check::verify(&files, info, &mut |_| ())?
+            }
+            None => Bitfield::empty(geometry.pieces()),
+        };
+        let record = Record::new(record, info.hash(), clean);
+        Ok(Self::new(
+            geometry,
+            files,
+            have,
+            Some(flusher),
+            Some(record),
+        ))
+    }
+
+    fn new(
+        geometry: Geometry,
+        files: Files,
+        have: Bitfield,
+        flusher: Option<Arc<Flusher>>,
+        record: Option<Record>,
+    ) -> Self {
+        Self {
+            geometry,
+            files: Arc::new(Dirty {
+                files,
+                bytes: AtomicU64::new(0),
+                queued: AtomicBool::new(false),
+                failed: OnceLock::new(),
+            }),
+            have: Mutex::new(have),
+            flusher,
+            record,
+        }
+    }
+
+    /// What is verified: at the time of opening, and what was recorded since.
     pub fn have(&self) -> Bitfield {
-        todo!()
+        self.lock_have().clone()
     }
+
+    /// Bytes in all.
+    pub fn length(&self) -> u64 {
+        self.geometry.length()
+    }
+
     /// Reads exactly `buf.len()` bytes. Blocking.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let _ = (offset, buf);
-        todo!()
+        self.bounds(offset, buf.len() as u64)?;
+        self.files.files.read_at(offset, buf)
     }
+
     /// Reads what the page cache holds without blocking: the bytes read, fewer than asked
-    /// (or 0) when the rest must come from the disk.
+    /// (or 0) when the rest must come from the disk, or when the file system cannot say.
     pub fn read_cached(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let _ = (offset, buf);
-        todo!()
+        self.bounds(offset, buf.len() as u64)?;
+        self.files.files.read_cached(offset, buf)
     }
+
     /// Writes the slices one after the other, in as few calls as possible. Blocking.
+    ///
+    /// On an error any part of them may be written: the piece is not verified until it was
+    /// written whole, so trying again is safe.
     pub fn write_at(&self, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        let _ = (offset, slices);
-        todo!()
+        let len = slices.iter().map(|slice| slice.len() as u64).sum();
+        self.bounds(offset, len)?;
+        let Some(flusher) = &self.flusher else {
+            return Err(ContentError::ReadOnly.into());
+        };
+        self.files.check()?;
+        if let Some(record) = &self.record {
+            record.invalidate()?;
+        }
+        self.files.files.write_at(offset, slices)?;
+        let dirty = self.files.bytes.fetch_add(len, Ordering::Relaxed) + len;
+        if dirty >= FLUSH_AFTER && !self.files.queued.swap(true, Ordering::AcqRel) {
+            flusher.flush(&self.files);
+        }
+        Ok(())
     }
-    /// Records that a piece is written and verified. Cheap; the record is made durable in
-    /// batches, data before record.
+
+    /// Remembers that a piece is written and verified. Cheap: memory only, because after a
+    /// crash the data itself says so; [`Content::sync`] makes it durable.
     pub fn record(&self, piece: PieceIndex) {
-        let _ = piece;
-        todo!()
+        self.lock_have().insert(piece);
+        if let Some(record) = &self.record {
+            // A failure leaves a record that claims less than there is, never more.
+            drop(record.invalidate());
+        }
     }
-    /// Makes everything recorded so far durable (data, then record). Blocking.
+
+    /// Makes everything recorded so far durable (data, then record), so that the next start
+    /// need not hash it. Blocking.
     pub fn sync(&self) -> io::Result<()> {
-        todo!()
+        if self.flusher.is_none() {
+            return Ok(());
+        }
+        // Taken before the flush: what is recorded later may not be on disk yet.
+        let have = self.have();
+        self.files.flush()?;
+        match (&self.record, self.files.files.sole()) {
+            (Some(record), Some(file)) => record.write(file, &self.geometry, &have),
+            _ => Ok(()),
+        }
+    }
+
+    /// The files are no longer where they were opened (committed or removed): whoever still
+    /// holds this may read and write them, but no record is kept any more.
+    pub(crate) fn detach(&self) {
+        if let Some(record) = &self.record {
+            record.detach();
+        }
+    }
+
+    /// Writes back what is dirty, and waits for the disk.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        self.files.flush()
+    }
+
+    fn bounds(&self, offset: u64, len: u64) -> io::Result<()> {
+        let length = self.geometry.length();
+        match offset.checked_add(len) {
+            Some(end) if end <= length => Ok(()),
+            _ => Err(ContentError::OutOfBounds {
+                offset,
+                len,
+                length,
+            }
+            .into()),
+        }
+    }
+
+    fn lock_have(&self) -> std::sync::MutexGuard<'_, Bitfield> {
+        // A bitfield is whole after every operation, whoever panicked meanwhile.
+        self.have.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Dirty {
+    /// Writes back everything written before the call.
+    fn flush(&self) -> io::Result<()> {
+        self.check()?;
+        self.bytes.store(0, Ordering::Relaxed);
+        self.files.sync_data().inspect_err(|error| {
+            // What could not be written must not be read back from memory as if it were on
+            // the disk: whoever opens this again hashes what the disk really has.
+            self.files.forget_cached();
+            // Lost only against another failure, which tells the same.
+            drop(self.failed.set((error.kind(), error.to_string())));
+        })
+    }
+
+    /// The flusher's turn. The failure is not lost: every later write and flush repeats it.
+    pub(crate) fn flush_in_background(&self) {
+        self.queued.store(false, Ordering::Release);
+        if let Err(error) = self.flush() {
+            tracing::warn!(%error, "writing back failed");
+        }
+    }
+
+    /// The flusher could not take it; a later write asks again.
+    pub(crate) fn not_queued(&self) {
+        self.queued.store(false, Ordering::Release);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some((kind, why)) => Err(io::Error::new(*kind, why.clone())),
+        }
     }
 }

@@ -1,0 +1,60 @@
+//! Small files that are there whole or not at all, whatever happens meanwhile.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::ContentError;
+
+/// Writes `path` by way of a temporary file in `tmp` (same file system): written, flushed,
+/// renamed, and the directory flushed. Returns the open file.
+pub(crate) fn replace_file(tmp: &Path, path: &Path, parts: &[&[u8]]) -> Result<File, ContentError> {
+    let staged = Staged::new(tmp);
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&staged.0)
+        .map_err(ContentError::io("create", &staged.0))?;
+    let written = parts.iter().try_for_each(|part| file.write_all(part));
+    written
+        .and_then(|()| file.sync_all())
+        .map_err(ContentError::io("write", &staged.0))?;
+    std::fs::rename(&staged.0, path).map_err(ContentError::io("rename a file to", path))?;
+    // Nothing is left to sweep: the drop finds no file.
+    match path.parent() {
+        Some(parent) => sync_dir(parent)?,
+        None => unreachable!("a file has a directory"),
+    }
+    Ok(file)
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), ContentError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(ContentError::io("flush", dir))
+}
+
+/// A temporary name, unlinked when it was not renamed away.
+struct Staged(PathBuf);
+
+impl Staged {
+    fn new(tmp: &Path) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(tmp.join(format!("{}-{number}", std::process::id())))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "a temporary file stays");
+        }
+    }
+}
