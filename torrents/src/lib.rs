@@ -18,6 +18,7 @@ pub mod hashing;
 pub mod id;
 pub mod metainfo;
 pub mod register;
+pub mod sim;
 pub mod swarm;
 pub mod wire;
 

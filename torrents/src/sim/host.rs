@@ -1,0 +1,190 @@
+//! One simulated host: its links to the world and what a driver would keep for it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::time_for;
+use crate::geometry::{Block, PieceIndex};
+use crate::id::PeerId;
+use crate::swarm::{Now, PeerKey, Reason, Settings, Swarm};
+
+/// How a host behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// As it should.
+    Honest,
+    /// One in so many batches it sends is wrong.
+    Liar {
+        /// 1: all.
+        one_in: u32,
+    },
+    /// It takes requests and never answers.
+    Staller,
+}
+
+/// A host to be.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HostSpec {
+    /// Bytes a second out.
+    pub uplink: u64,
+    /// Bytes a second in.
+    pub downlink: u64,
+    /// Bytes a second hashed, one piece after the other.
+    pub hashing: u64,
+    /// It has everything from the start.
+    pub complete: bool,
+    /// How it behaves.
+    pub behaviour: Behaviour,
+    /// A reader that follows the verified prefix and wants so many bytes ahead.
+    pub reader: Option<u64>,
+    /// Bytes a second that a web seed gives this host.
+    pub web_seed: Option<u64>,
+    /// For its machine.
+    pub settings: Settings,
+}
+
+impl HostSpec {
+    /// An honest host with nothing and an equal link both ways.
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self {
+            uplink: bytes_per_second,
+            downlink: bytes_per_second,
+            hashing: 1_500_000_000,
+            complete: false,
+            behaviour: Behaviour::Honest,
+            reader: None,
+            web_seed: None,
+            settings: Settings::default(),
+        }
+    }
+
+    pub(super) fn hash_time(&self, bytes: u64) -> Duration {
+        time_for(bytes, self.hashing)
+    }
+}
+
+/// What became of a host.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// When it came.
+    pub joined: Now,
+    /// When its last piece was verified.
+    pub completed: Option<Now>,
+    /// Payload sent, useful or not.
+    pub uploaded: u64,
+    /// Payload received, useful or not.
+    pub downloaded: u64,
+    /// Payload from the web seed.
+    pub web: u64,
+    /// Pieces whose hash was wrong.
+    pub corrupt: u32,
+    /// Why it let peers go.
+    pub partings: BTreeMap<&'static str, u32>,
+}
+
+impl Outcome {
+    pub(super) fn count(&mut self, reason: Reason) {
+        let name = match reason {
+            Reason::Corrupt => "corrupt",
+            Reason::Protocol => "protocol",
+            Reason::BothSeeds => "both seeds",
+            Reason::Duplicate => "duplicate",
+            Reason::Silent => "silent",
+            Reason::Useless => "useless",
+            Reason::Banned => "banned",
+            Reason::Full => "full",
+        };
+        *self.partings.entry(name).or_default() += 1;
+    }
+}
+
+/// A host.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) spec: HostSpec,
+    pub(super) swarm: Swarm,
+    pub(super) peer_id: PeerId,
+    pub(super) here: bool,
+    pub(super) gone: bool,
+    pub(super) wake: Option<Now>,
+    /// Batches that wait for the uplink.
+    pub(super) uplink: VecDeque<(u32, Vec<Block>)>,
+    pub(super) sending: bool,
+    pub(super) downlink_free: Now,
+    pub(super) hasher_free: Now,
+    pub(super) web_free: Now,
+    /// The next piece the reader wants.
+    pub(super) read: u32,
+    pub(super) outcome: Outcome,
+    /// Wrong blocks in the buffers.
+    tainted: BTreeMap<PieceIndex, BTreeSet<(PeerKey, u32)>>,
+    /// Who sent wrong blocks for a piece that was dropped.
+    fingerprints: BTreeMap<PieceIndex, BTreeSet<PeerKey>>,
+}
+
+impl Host {
+    pub(super) fn new(spec: HostSpec, swarm: Swarm, peer_id: PeerId, at: Now) -> Self {
+        Self {
+            spec,
+            swarm,
+            peer_id,
+            here: false,
+            gone: false,
+            wake: None,
+            uplink: VecDeque::new(),
+            sending: false,
+            downlink_free: Now::ZERO,
+            hasher_free: Now::ZERO,
+            web_free: Now::ZERO,
+            read: 0,
+            outcome: Outcome {
+                joined: at,
+                ..Outcome::default()
+            },
+            tainted: BTreeMap::new(),
+            fingerprints: BTreeMap::new(),
+        }
+    }
+
+    /// It is waited for.
+    pub(super) fn is_pending(&self) -> bool {
+        self.spec.behaviour == Behaviour::Honest
+            && !self.spec.complete
+            && self.outcome.completed.is_none()
+    }
+
+    /// Wrong blocks came.
+    pub(super) fn taint(&mut self, from: PeerKey, blocks: &[Block]) {
+        for block in blocks {
+            let tainted = self.tainted.entry(block.piece).or_default();
+            tainted.insert((from, block.begin));
+        }
+    }
+
+    /// Blocks are dropped from the buffers.
+    pub(super) fn discard(&mut self, from: PeerKey, blocks: &[Block]) {
+        for block in blocks {
+            if let Some(tainted) = self.tainted.get_mut(&block.piece) {
+                tainted.remove(&(from, block.begin));
+            }
+        }
+    }
+
+    /// Whether the piece has a wrong block; if so it is dropped and remembered.
+    pub(super) fn is_tainted(&mut self, piece: PieceIndex) -> bool {
+        let tainted = self.tainted.remove(&piece).unwrap_or_default();
+        if tainted.is_empty() {
+            return false;
+        }
+        let known = self.fingerprints.entry(piece).or_default();
+        known.extend(tainted.iter().map(|&(from, _)| from));
+        true
+    }
+
+    /// The piece came right: who sent wrong blocks for it before?
+    pub(super) fn unmask(&mut self, piece: PieceIndex) -> BTreeSet<PeerKey> {
+        self.fingerprints.remove(&piece).unwrap_or_default()
+    }
+}
