@@ -1,1 +1,28 @@
-//! stub
+//! The swarm table and its HTTP face: announce, scrape, registration, look-up, health, metrics
+//! and inspection.
+//!
+//! ```text
+//!   http (lane, routes) ──▶ table ──▶ swarms, one shard at a time   (pure)
+//!                             └─────▶ registrations                 (pure) ◀── cache on disk
+//! ```
+//!
+//! A tracker is stateless in what matters: peers announce again, origins register again when
+//! they see a new boot id. It never sees a blob's byte.
+
+mod asker;
+mod cache;
+mod config;
+mod endpoint;
+mod http;
+mod inspect;
+mod metrics;
+mod moment;
+mod peers;
+mod registrations;
+mod server;
+mod service;
+mod swarms;
+mod table;
+
+pub use config::{Config, Intervals, Limits, Mode};
+pub use server::{Tracker, TrackerError};

@@ -1,0 +1,180 @@
+//! Registrations on disk, so that a tracker that restarts is whole at once.
+//!
+//! A cache, not a store of record: origins register again when they see a new boot id. One
+//! file of JSON lines, replaced whole by rename; a file that cannot be read is put aside in
+//! words and forgotten. What is read from it stays unconfirmed for one lease.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use torrents::register::Registration;
+use torrents::{InfoHash, PeerId};
+
+use crate::moment::Moment;
+use crate::registrations::{Effect, Registrations, Rejected, Slot};
+
+const FILE: &str = "registrations.jsonl";
+const FORMAT: u32 = 1;
+
+/// A line longer than this is none of ours.
+const MAX_LINE: u64 = 64 * 1024;
+
+/// Why the cache could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CacheError {
+    #[error("{path}: {error}")]
+    File { path: PathBuf, error: io::Error },
+    #[error("{path}: line {line} is no registration: {error}")]
+    Line {
+        path: PathBuf,
+        line: usize,
+        error: serde_json::Error,
+    },
+    #[error("{path}: format {format} is not the one this version writes ({FORMAT})")]
+    Format { path: PathBuf, format: u32 },
+    #[error("{path}: {error}")]
+    Full { path: PathBuf, error: Rejected },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Line {
+    Format {
+        format: u32,
+    },
+    Origin {
+        number: Slot,
+        #[serde(with = "hex::serde")]
+        id: [u8; 20],
+        peers: Vec<SocketAddr>,
+    },
+    Swarm {
+        info_hash: InfoHash,
+        label: String,
+        length: u64,
+        names: Vec<String>,
+        /// Numbers of the origins that hold it.
+        origins: Vec<Slot>,
+    },
+}
+
+/// Writes all registrations beside the old file, then puts them in its place.
+pub(crate) fn save(directory: &Path, text: &[u8]) -> Result<(), CacheError> {
+    let path = directory.join(FILE);
+    let beside = directory.join(format!("{FILE}.new"));
+    let written = (|| {
+        let mut file = BufWriter::new(fs::File::create(&beside)?);
+        file.write_all(text)?;
+        file.into_inner()?.sync_data()?;
+        fs::rename(&beside, &path)
+    })();
+    written.map_err(|error| CacheError::File { path, error })
+}
+
+/// The registrations as the file's text.
+pub(crate) fn encode(registrations: &Registrations) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut push = |line: &Line| {
+        serde_json::to_writer(&mut text, line).expect("these lines have a JSON form");
+        text.push(b'\n');
+    };
+    push(&Line::Format { format: FORMAT });
+    for origin in registrations.origins() {
+        let (number, id) = (origin.slot, origin.id.0);
+        push(&Line::Origin {
+            number,
+            id,
+            peers: origin.addrs.to_vec(),
+        });
+    }
+    for (info_hash, entry) in registrations.iter() {
+        push(&Line::Swarm {
+            info_hash: *info_hash,
+            label: entry.label.to_string(),
+            length: entry.length,
+            names: entry.names.iter().map(ToString::to_string).collect(),
+            origins: entry.holders().collect(),
+        });
+    }
+    text
+}
+
+/// Reads what an earlier tracker saved; nothing when there is no file. What was read before a
+/// fault stays.
+pub(crate) fn load(
+    directory: &Path,
+    now: Moment,
+    registrations: &mut Registrations,
+    effects: &mut Vec<Effect>,
+) -> Result<(), CacheError> {
+    let path = directory.join(FILE);
+    let file_error = |error| CacheError::File {
+        path: path.clone(),
+        error,
+    };
+    let mut file = match fs::File::open(&path) {
+        Ok(file) => BufReader::new(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(file_error(error)),
+    };
+    let mut slots = std::collections::HashMap::new();
+    let mut text = Vec::new();
+    for number in 1.. {
+        text.clear();
+        let n = io::Read::take(&mut file, MAX_LINE)
+            .read_until(b'\n', &mut text)
+            .map_err(file_error)?;
+        if n == 0 {
+            break;
+        }
+        let line = serde_json::from_slice(&text).map_err(|error| CacheError::Line {
+            path: path.clone(),
+            line: number,
+            error,
+        })?;
+        let full = |error| CacheError::Full {
+            path: path.clone(),
+            error,
+        };
+        match line {
+            Line::Format { format: FORMAT } => {}
+            Line::Format { format } => {
+                return Err(CacheError::Format {
+                    path: path.clone(),
+                    format,
+                });
+            }
+            Line::Origin { number, id, peers } => {
+                let slot = registrations
+                    .restore_origin(now, PeerId(id), &peers)
+                    .map_err(full)?;
+                slots.insert(number, slot);
+            }
+            Line::Swarm {
+                info_hash,
+                label,
+                length,
+                names,
+                origins,
+            } => {
+                let held: Vec<Slot> = origins
+                    .iter()
+                    .filter_map(|number| slots.get(number).copied())
+                    .collect();
+                let registration = Registration {
+                    info_hash,
+                    label,
+                    length,
+                    names,
+                };
+                registrations
+                    .restore_entry(now, &registration, &held, effects)
+                    .map_err(full)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Where a peer listens, in the bytes BEP-23 and BEP-7 put on the wire: 6 for IPv4, 18 for IPv6.
+
+use std::fmt::Debug;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// One address family; a swarm keeps a list for each.
+pub(crate) trait Endpoint: Copy + Eq + Debug {
+    fn addr(&self) -> SocketAddr;
+    /// Feeds the address without the port.
+    fn hash_ip<H: Hasher>(&self, state: &mut H);
+    fn hash_port<H: Hasher>(&self, state: &mut H);
+    fn same_ip(&self, other: &Self) -> bool;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct V4([u8; 6]);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct V6([u8; 18]);
+
+impl V4 {
+    pub(crate) fn new(ip: Ipv4Addr, port: u16) -> Self {
+        let mut bytes = [0; 6];
+        bytes[..4].copy_from_slice(&ip.octets());
+        bytes[4..].copy_from_slice(&port.to_be_bytes());
+        Self(bytes)
+    }
+
+    fn ip(self) -> Ipv4Addr {
+        let [a, b, c, d, _, _] = self.0;
+        Ipv4Addr::new(a, b, c, d)
+    }
+}
+
+impl V6 {
+    pub(crate) fn new(ip: Ipv6Addr, port: u16) -> Self {
+        let mut bytes = [0; 18];
+        bytes[..16].copy_from_slice(&ip.octets());
+        bytes[16..].copy_from_slice(&port.to_be_bytes());
+        Self(bytes)
+    }
+
+    fn ip(self) -> Ipv6Addr {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&self.0[..16]);
+        Ipv6Addr::from(octets)
+    }
+}
+
+impl Endpoint for V4 {
+    fn addr(&self) -> SocketAddr {
+        SocketAddr::new(self.ip().into(), u16::from_be_bytes([self.0[4], self.0[5]]))
+    }
+    fn hash_ip<H: Hasher>(&self, state: &mut H) {
+        self.0[..4].hash(state);
+    }
+    fn hash_port<H: Hasher>(&self, state: &mut H) {
+        self.0[4..].hash(state);
+    }
+    fn same_ip(&self, other: &Self) -> bool {
+        self.0[..4] == other.0[..4]
+    }
+}
+
+impl Endpoint for V6 {
+    fn addr(&self) -> SocketAddr {
+        let port = u16::from_be_bytes([self.0[16], self.0[17]]);
+        SocketAddr::new(self.ip().into(), port)
+    }
+    fn hash_ip<H: Hasher>(&self, state: &mut H) {
+        self.0[..16].hash(state);
+    }
+    fn hash_port<H: Hasher>(&self, state: &mut H) {
+        self.0[16..].hash(state);
+    }
+    fn same_ip(&self, other: &Self) -> bool {
+        self.0[..16] == other.0[..16]
+    }
+}
+
+/// `::ffff:a.b.c.d` is the IPv4 address it carries.
+pub(crate) fn unmapped(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+/// Whether other hosts could dial it at all; loopback is judged where it is handed out.
+pub(crate) fn is_dialable(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !(ip.octets()[0] == 0 || ip.is_broadcast() || ip.is_multicast()),
+        IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_reads_back() {
+        for text in ["10.0.1.2:16001", "[2001:db8::7]:6881"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            let back = match addr.ip() {
+                IpAddr::V4(ip) => V4::new(ip, addr.port()).addr(),
+                IpAddr::V6(ip) => V6::new(ip, addr.port()).addr(),
+            };
+            assert_eq!(back, addr);
+        }
+    }
+
+    #[test]
+    fn nobody_can_dial_these() {
+        for text in ["0.0.0.0", "0.1.2.3", "255.255.255.255", "224.0.0.1"] {
+            assert!(!is_dialable(text.parse().unwrap()), "{text}");
+        }
+        for text in ["::", "ff02::1", "fe80::1"] {
+            assert!(!is_dialable(text.parse().unwrap()), "{text}");
+        }
+        for text in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "8.8.8.8",
+            "::1",
+            "fd00::1",
+            "2001:db8::1",
+        ] {
+            assert!(is_dialable(text.parse().unwrap()), "{text}");
+        }
+        assert_eq!(
+            unmapped("::ffff:10.1.2.3".parse().unwrap()),
+            "10.1.2.3".parse::<IpAddr>().unwrap()
+        );
+    }
+}

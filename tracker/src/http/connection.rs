@@ -1,0 +1,202 @@
+//! One client's connection on the announce path.
+//!
+//! A connection at rest owns no buffer: bytes are read into the thread's, and only a request
+//! that came in part, or a reply that could not be sent whole, gets memory of its own, both
+//! bounded. A request has one deadline from its first byte on, however slowly it drips.
+//!
+//! ```text
+//!   at rest ──bytes──▶ serve ──all sent, keep-alive──▶ at rest
+//!      │                 ├─part of a request──▶ wait for the rest (one deadline)
+//!      │                 ├─other than announce or scrape──▶ general server
+//!      └─idle too long   └─close asked for, or garbage──▶ closed
+//! ```
+
+use std::cell::RefCell;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::handover;
+use super::lane::{self, Buffers, MAX_HEAD, Next};
+use super::routes::Routes;
+use crate::service::Service;
+
+/// More than this is given back after a burst of pipelining.
+const KEEP_OUTPUT: usize = 256 * 1024;
+
+/// What every connection is served with.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    pub(crate) service: Arc<Service>,
+    pub(crate) routes: Routes,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// One thread's buffers, lent for the length of a synchronous step.
+struct Scratch {
+    input: Box<[u8]>,
+    buffers: Buffers,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        input: vec![0; MAX_HEAD].into_boxed_slice(),
+        buffers: Buffers::default(),
+    });
+}
+
+/// What one step over a connection left to do.
+pub(crate) struct Step {
+    /// Read but not yet used: part of a request, or what the general server is to read.
+    pub(crate) unread: Vec<u8>,
+    /// What the socket did not take.
+    unsent: Vec<u8>,
+    next: Next,
+}
+
+impl Step {
+    /// Nothing read yet.
+    pub(crate) fn fresh() -> Self {
+        Self {
+            unread: Vec::new(),
+            unsent: Vec::new(),
+            next: Next::Read,
+        }
+    }
+
+    fn closing() -> Self {
+        Self {
+            next: Next::Close,
+            ..Self::fresh()
+        }
+    }
+
+    /// Whether the connection is done with.
+    pub(crate) fn is_over(&self) -> bool {
+        self.next == Next::Close && self.unsent.is_empty()
+    }
+}
+
+/// Serves a connection to its end, from the step that was made when it was accepted.
+pub(crate) async fn connection_task(
+    serving: Serving,
+    mut stream: TcpStream,
+    peer: IpAddr,
+    mut step: Step,
+) {
+    let limits = &serving.service.limits;
+    let mut deadline = Instant::now() + limits.request_time;
+    loop {
+        if !step.unsent.is_empty() {
+            match timeout(limits.request_time, stream.write_all(&step.unsent)).await {
+                Ok(Ok(())) => step.unsent = Vec::new(),
+                _ => return,
+            }
+        }
+        match step.next {
+            Next::Close => return,
+            Next::HandOver => {
+                return handover::serve(&serving, stream, peer, step.unread).await;
+            }
+            Next::Again => step = serve(&serving.service, &stream, peer, step.unread),
+            Next::Read => {
+                let resting = step.unread.is_empty();
+                if !readable(&serving, &stream, resting, deadline).await {
+                    return;
+                }
+                step = advance(&serving.service, &stream, peer, step.unread);
+                if resting || step.unread.is_empty() {
+                    deadline = Instant::now() + limits.request_time;
+                }
+            }
+        }
+    }
+}
+
+/// Waits for bytes: at rest for the idle time or the shutdown, else for the rest of a request
+/// until its deadline.
+async fn readable(serving: &Serving, stream: &TcpStream, resting: bool, deadline: Instant) -> bool {
+    if !resting {
+        return matches!(timeout_at(deadline, stream.readable()).await, Ok(Ok(())));
+    }
+    let idle = timeout(serving.service.limits.idle_time, stream.readable());
+    tokio::select! {
+        ready = idle => matches!(ready, Ok(Ok(()))),
+        () = serving.shutdown.cancelled() => false,
+    }
+}
+
+/// A socket as a step uses it, without waiting.
+pub(crate) trait Socket {
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl Socket for TcpStream {
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Self::try_read(self, buffer)
+    }
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, || Self::try_write(self, bytes))
+    }
+}
+
+/// Reads once, serves what is there, writes once.
+pub(crate) fn advance(
+    service: &Service,
+    socket: &impl Socket,
+    peer: IpAddr,
+    unread: Vec<u8>,
+) -> Step {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { input, buffers } = scratch;
+        let already = unread.len().min(input.len());
+        input[..already].copy_from_slice(&unread[..already]);
+        match socket.try_read(&mut input[already..]) {
+            Ok(0) => Step::closing(),
+            Ok(n) => answer(service, socket, peer, &input[..already + n], buffers),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step {
+                unread,
+                ..Step::fresh()
+            },
+            Err(_) => Step::closing(),
+        }
+    })
+}
+
+/// Serves what was read before, and writes once.
+fn serve(service: &Service, socket: &impl Socket, peer: IpAddr, unread: Vec<u8>) -> Step {
+    SCRATCH.with_borrow_mut(|scratch| answer(service, socket, peer, &unread, &mut scratch.buffers))
+}
+
+fn answer(
+    service: &Service,
+    socket: &impl Socket,
+    peer: IpAddr,
+    input: &[u8],
+    buffers: &mut Buffers,
+) -> Step {
+    buffers.output.clear();
+    let (used, next) = lane::serve(service, peer, input, buffers);
+    let output = &buffers.output;
+    let sent = match socket.try_write(output) {
+        _ if output.is_empty() => 0,
+        Ok(sent) => sent,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(_) => return Step::closing(),
+    };
+    let step = Step {
+        unread: input[used..].to_vec(),
+        unsent: output[sent..].to_vec(),
+        next,
+    };
+    if buffers.output.capacity() > KEEP_OUTPUT {
+        buffers.output = Vec::new();
+    }
+    step
+}

@@ -1,0 +1,14 @@
+//! The tracker's HTTP face: a fast lane for announces and scrapes, a general server for people.
+//!
+//! ```text
+//!   accept ──▶ connection ──▶ lane (announce, scrape: parsed and answered by hand)
+//!                   │
+//!                   └─ any other request ──▶ hyper + axum (routes), which know announces too
+//! ```
+
+pub(crate) mod accept;
+pub(crate) mod connection;
+mod handover;
+mod head;
+mod lane;
+pub(crate) mod routes;

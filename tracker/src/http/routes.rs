@@ -1,0 +1,242 @@
+//! The routes for people, monitoring and origins, over axum; announces and scrapes too, for a
+//! connection that asked for something else before.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use torrents::announce::AnnounceReply;
+use torrents::register::{MAX_BODY, RegisterRequest};
+
+use super::accept::Open;
+use super::lane;
+use crate::inspect::{self, PeerPage, SwarmPage};
+use crate::metrics::Held;
+use crate::service::Service;
+
+/// How long an origin may take to send a batch of registrations.
+const BATCH_TIME: Duration = Duration::from_secs(30);
+
+/// Who connected, as the listener saw it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectedFrom(pub(crate) IpAddr);
+
+/// The routes, made once.
+#[derive(Clone)]
+pub(crate) struct Routes(Router);
+
+#[derive(Clone)]
+struct Face {
+    service: Arc<Service>,
+    open: Open,
+}
+
+impl Routes {
+    pub(crate) fn new(service: Arc<Service>, open: Open) -> Self {
+        let router = Router::new()
+            .route("/announce", get(announce))
+            .route("/scrape", get(scrape))
+            .route("/register", post(register))
+            .route("/lookup/{label}", get(lookup))
+            .route("/health", get(async || "OK"))
+            .route("/readiness", get(async || "OK"))
+            .route("/metrics", get(metrics))
+            .route("/api/status", get(status))
+            .route("/api/swarms", get(swarms))
+            .route("/api/swarms/{name}", get(swarm))
+            .fallback(async || (StatusCode::NOT_FOUND, "not found"))
+            .with_state(Face { service, open });
+        Self(router)
+    }
+
+    pub(crate) fn router(&self) -> Router {
+        self.0.clone()
+    }
+}
+
+impl Face {
+    fn source(&self, from: ConnectedFrom, headers: &HeaderMap) -> IpAddr {
+        let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
+        let forwarded = forwarded.map(header::HeaderValue::as_bytes);
+        self.service.table.trust().source(from.0, forwarded)
+    }
+}
+
+async fn announce(
+    State(face): State<Face>,
+    Extension(from): Extension<ConnectedFrom>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Response {
+    let source = face.source(from, &headers);
+    let query = uri.query().unwrap_or_default().as_bytes();
+    let mut body = Vec::new();
+    lane::announce(
+        &face.service,
+        source,
+        query,
+        &mut AnnounceReply::default(),
+        &mut body,
+    );
+    bencoded(body)
+}
+
+async fn scrape(State(face): State<Face>, uri: Uri) -> Response {
+    let mut body = Vec::new();
+    lane::scrape(
+        &face.service,
+        uri.query().unwrap_or_default().as_bytes(),
+        &mut body,
+    );
+    bencoded(body)
+}
+
+async fn register(
+    State(face): State<Face>,
+    Extension(from): Extension<ConnectedFrom>,
+    request: Request,
+) -> Response {
+    let outcome = take_registration(&face, from, request).await;
+    face.service.metrics.registration(outcome.is_ok());
+    outcome.unwrap_or_else(|refusal| refusal)
+}
+
+async fn take_registration(
+    face: &Face,
+    from: ConnectedFrom,
+    request: Request,
+) -> Result<Response, Response> {
+    let (parts, body) = request.into_parts();
+    admit_origin(
+        &face.service,
+        face.source(from, &parts.headers),
+        &parts.headers,
+    )?;
+    let body = read_batch(body).await?;
+    let request = RegisterRequest::decode(&body)
+        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()).into_response())?;
+    let service = Arc::clone(&face.service);
+    // A full batch keeps the registrations locked for milliseconds: not on this thread.
+    let reply = tokio::task::spawn_blocking(move || {
+        service.table.register(service.now(Instant::now()), request)
+    });
+    match reply.await {
+        Ok(Ok(reply)) => Ok(bencoded(reply.encode())),
+        Ok(Err(rejected)) => {
+            Err((StatusCode::SERVICE_UNAVAILABLE, rejected.to_string()).into_response())
+        }
+        Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+    }
+}
+
+/// Whoever registers is handed out as a seed: only who carries the secret, or, when there is
+/// none, who comes from a trusted network.
+fn admit_origin(service: &Service, source: IpAddr, headers: &HeaderMap) -> Result<(), Response> {
+    let Some(secret) = &service.secret else {
+        if service.table.trust().trusts(source) {
+            return Ok(());
+        }
+        let why = format!(
+            "registration refused: {source} is in no trusted network and this tracker has no secret"
+        );
+        return Err((StatusCode::FORBIDDEN, why).into_response());
+    };
+    let said = headers
+        .get(header::AUTHORIZATION)
+        .map(header::HeaderValue::as_bytes);
+    let said = said
+        .and_then(|value| value.strip_prefix(b"Bearer "))
+        .unwrap_or_default();
+    if same_secret(said.trim_ascii(), secret.as_bytes()) {
+        return Ok(());
+    }
+    let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+    let why = "registration refused: the tracker's secret is missing or wrong";
+    Err((StatusCode::UNAUTHORIZED, challenge, why).into_response())
+}
+
+/// Takes as long for a near miss as for a far one.
+fn same_secret(said: &[u8], secret: &[u8]) -> bool {
+    let differences = said.iter().zip(secret).fold(0, |all, (a, b)| all | (a ^ b));
+    said.len() == secret.len() && std::hint::black_box(differences) == 0
+}
+
+async fn read_batch(body: Body) -> Result<axum::body::Bytes, Response> {
+    match tokio::time::timeout(BATCH_TIME, axum::body::to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => {
+            let why = format!("a registration is at most {MAX_BODY} bytes");
+            Err((StatusCode::PAYLOAD_TOO_LARGE, why).into_response())
+        }
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT.into_response()),
+    }
+}
+
+async fn lookup(State(face): State<Face>, Path(label): Path<String>) -> Response {
+    match face.service.table.lookup(&label) {
+        Some(reply) => bencoded(reply.encode()),
+        None => (
+            StatusCode::NOT_FOUND,
+            "no swarm is registered under this label",
+        )
+            .into_response(),
+    }
+}
+
+async fn metrics(State(face): State<Face>) -> Response {
+    let totals = face.service.table.totals();
+    let held = Held {
+        swarms: totals.swarms,
+        seeds: totals.seeds,
+        leechers: totals.peers - totals.seeds,
+        registered: totals.registered,
+        origins: totals.origins,
+        connections: face.open.count(),
+    };
+    match face.service.metrics.encode(held) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn status(State(face): State<Face>) -> Response {
+    let service = Arc::clone(&face.service);
+    answer(move || Some(inspect::status(&service.table, service.now(Instant::now())))).await
+}
+
+async fn swarms(State(face): State<Face>, Query(page): Query<SwarmPage>) -> Response {
+    answer(move || Some(inspect::swarms(&face.service.table, &page))).await
+}
+
+async fn swarm(
+    State(face): State<Face>,
+    Path(name): Path<String>,
+    Query(page): Query<PeerPage>,
+) -> Response {
+    let service = Arc::clone(&face.service);
+    answer(move || inspect::swarm(&service.table, service.now(Instant::now()), &name, &page)).await
+}
+
+/// Runs a walk over the tables off the threads that answer announces.
+async fn answer<T: serde::Serialize + Send + 'static>(
+    work: impl FnOnce() -> Option<T> + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Some(found)) => Json(found).into_response(),
+        Ok(None) => (StatusCode::NOT_FOUND, "no such swarm").into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+fn bencoded(body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain")], body).into_response()
+}

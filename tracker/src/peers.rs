@@ -1,0 +1,519 @@
+//! The peers of one swarm in one address family. Pure.
+//!
+//! One dense vector, seeds in front, so that a reply picks from either part by position in
+//! O(wanted); two tables of positions find a peer by its id and by its address.
+//!
+//! Invariants (`check_invariant`): `[0, seeds)` are seeds and the rest are not; each id and
+//! each address occurs once; both tables hold exactly the positions of the vector.
+//!
+//! ```text
+//!   peers   [ S S S | L L L L L ]      by_id, by_at: hash → position
+//!                   ^ seeds
+//! ```
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Range;
+use std::time::Duration;
+
+use hashbrown::HashTable;
+use rand::{Rng, RngExt};
+use torrents::PeerId;
+
+use crate::endpoint::Endpoint;
+use crate::moment::Moment;
+
+/// `left` of a peer that did not say.
+pub(crate) const LEFT_UNKNOWN: u64 = u64::MAX;
+
+/// How far a pick walks past peers it may not hand out before it gives a place up.
+const PICK_STEPS: usize = 8;
+
+/// One peer. Kept to 80 bytes for IPv4: a tracker holds a million.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer<E> {
+    pub(crate) id: PeerId,
+    pub(crate) at: E,
+    pub(crate) flags: Flags,
+    /// Bytes per second between its last two announces.
+    pub(crate) rate: u32,
+    /// Hash of the announced `key`; 0 when it sent none.
+    pub(crate) key: u64,
+    pub(crate) left: u64,
+    pub(crate) uploaded: u64,
+    pub(crate) downloaded: u64,
+    pub(crate) joined: Moment,
+    pub(crate) seen: Moment,
+    /// When `left` last shrank, or when it joined.
+    pub(crate) advanced: Moment,
+    pub(crate) expires: Moment,
+}
+
+impl Peer<()> {
+    /// The same peer, listening at `at`.
+    pub(crate) fn listening<E>(self, at: E) -> Peer<E> {
+        let Self {
+            id,
+            at: (),
+            flags,
+            rate,
+            key,
+            left,
+            uploaded,
+            downloaded,
+            ..
+        } = self;
+        let Self {
+            joined,
+            seen,
+            advanced,
+            expires,
+            ..
+        } = self;
+        Peer {
+            id,
+            at,
+            flags,
+            rate,
+            key,
+            left,
+            uploaded,
+            downloaded,
+            joined,
+            seen,
+            advanced,
+            expires,
+        }
+    }
+}
+
+/// What is true of a peer, one bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Flags(u8);
+
+impl Flags {
+    /// Has everything.
+    pub(crate) const SEED: Self = Self(1);
+    /// Its `completed` was counted, or never will be because it came complete.
+    pub(crate) const COUNTED: Self = Self(2);
+    /// A partial seed (BEP-21): incomplete, and wants nothing more.
+    pub(crate) const PAUSED: Self = Self(4);
+    /// Its address is exempt from the limit of peers per address.
+    pub(crate) const EXEMPT: Self = Self(8);
+
+    pub(crate) fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    #[must_use]
+    pub(crate) fn with(self, flag: Self, on: bool) -> Self {
+        if on {
+            Self(self.0 | flag.0)
+        } else {
+            Self(self.0 & !flag.0)
+        }
+    }
+}
+
+/// What became of an announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// It joined; `evicted` when the oldest peer of its crowded address made way.
+    Joined { evicted: bool },
+    /// It was here already, perhaps at another address.
+    Renewed,
+    /// Another id sat at its address and is gone: a host that restarted.
+    Replaced,
+    /// Another peer holds this id with another key at another address; nothing changed.
+    Impostor,
+    /// No room; nothing changed.
+    Full,
+}
+
+/// What bounds a list.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Peers in this list.
+    pub(crate) peers: usize,
+    /// Peers of one address, unless exempt.
+    pub(crate) per_ip: usize,
+    /// Whether the whole tracker takes another peer.
+    pub(crate) more: bool,
+}
+
+/// Seeds or the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Seeds,
+    Leechers,
+}
+
+/// The peers of one swarm in one address family.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerList<E> {
+    peers: Vec<Peer<E>>,
+    seeds: usize,
+    by_id: HashTable<u32>,
+    by_at: HashTable<u32>,
+}
+
+impl<E> Default for PeerList<E> {
+    fn default() -> Self {
+        Self {
+            peers: Vec::new(),
+            seeds: 0,
+            by_id: HashTable::new(),
+            by_at: HashTable::new(),
+        }
+    }
+}
+
+impl<E: Endpoint> PeerList<E> {
+    pub(crate) fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    pub(crate) fn count(&self, part: Part) -> usize {
+        self.range(part).len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Peer<E>> {
+        self.peers.iter()
+    }
+
+    pub(crate) fn position(&self, hasher: &RandomState, id: &PeerId) -> Option<usize> {
+        let found = self
+            .by_id
+            .find(hash_id(hasher, id), |&at| self.peers[at as usize].id == *id);
+        found.map(|&at| at as usize)
+    }
+
+    /// Takes in what a peer announced. `peer.joined`, `advanced`, `rate` and the `COUNTED` flag
+    /// of one that was here before are carried over. Returns whether this is the peer's first
+    /// completion too.
+    pub(crate) fn announce(
+        &mut self,
+        hasher: &RandomState,
+        mut peer: Peer<E>,
+        completed: bool,
+        room: Room,
+    ) -> (Stored, bool) {
+        let known = self.position(hasher, &peer.id);
+        let sitting = self.position_at(hasher, &peer);
+        if let Some(position) = known {
+            let old = &self.peers[position];
+            if !may_move(old, &peer) {
+                return (Stored::Impostor, false);
+            }
+            let first_completion = carry(old, &mut peer, completed);
+            if sitting == known {
+                self.renew(hasher, position, peer);
+                return (Stored::Renewed, first_completion);
+            }
+            self.remove(hasher, position);
+            if let Some(sitting) = self.position_at(hasher, &peer) {
+                self.remove(hasher, sitting);
+            }
+            self.make_way(hasher, &peer, room.per_ip);
+            self.insert(hasher, peer);
+            return (Stored::Renewed, first_completion);
+        }
+        // A tracker that restarted has not seen this peer as a leecher; believe `completed`.
+        peer.flags = peer
+            .flags
+            .with(Flags::COUNTED, peer.flags.has(Flags::SEED) || completed);
+        let stored = if let Some(sitting) = sitting {
+            self.remove(hasher, sitting);
+            Stored::Replaced
+        } else if self.len() >= room.peers || !room.more {
+            return (Stored::Full, false);
+        } else {
+            Stored::Joined {
+                evicted: self.make_way(hasher, &peer, room.per_ip),
+            }
+        };
+        self.insert(hasher, peer);
+        (stored, completed)
+    }
+
+    /// Forgets the peer that leaves; an impostor cannot make another leave.
+    pub(crate) fn leave(&mut self, hasher: &RandomState, peer: &Peer<E>) -> bool {
+        match self.position(hasher, &peer.id) {
+            Some(position) if may_move(&self.peers[position], peer) => {
+                self.remove(hasher, position);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Drops the expired among at most `budget` peers, from `from` downwards; returns how many
+    /// went and where to go on, `None` at the bottom.
+    ///
+    /// Downwards, because a removal fills its place from above: nothing unseen is skipped.
+    pub(crate) fn expire(
+        &mut self,
+        hasher: &RandomState,
+        now: Moment,
+        from: usize,
+        budget: usize,
+    ) -> (usize, Option<usize>) {
+        let top = from.min(self.len());
+        let bottom = top.saturating_sub(budget);
+        let mut dropped = 0;
+        for position in (bottom..top).rev() {
+            if self.peers[position].expires <= now {
+                self.remove(hasher, position);
+                dropped += 1;
+            }
+        }
+        if bottom > 0 {
+            return (dropped, Some(bottom));
+        }
+        self.shrink(hasher);
+        (dropped, None)
+    }
+
+    /// Hands `emit` up to `wanted` peers of `part`, each at most once, each equally likely, in
+    /// O(wanted): one random peer from each of `wanted` equal stretches.
+    ///
+    /// The peer at `skip` is never chosen; one that `allow` refuses gives its place to a
+    /// neighbour in its stretch.
+    pub(crate) fn pick(
+        &self,
+        part: Part,
+        wanted: usize,
+        skip: Option<usize>,
+        rng: &mut impl Rng,
+        allow: impl Fn(&Peer<E>) -> bool,
+        mut emit: impl FnMut(&Peer<E>),
+    ) {
+        let range = self.range(part);
+        let skip = skip.filter(|position| range.contains(position));
+        let eligible = range.len() - usize::from(skip.is_some());
+        let places = wanted.min(eligible);
+        for place in 0..places {
+            let stretch = place * eligible / places..(place + 1) * eligible / places;
+            let start = rng.random_range(0..stretch.len());
+            for step in 0..stretch.len().min(PICK_STEPS) {
+                let mut position = range.start + stretch.start + (start + step) % stretch.len();
+                if skip.is_some_and(|skip| position >= skip) {
+                    position += 1;
+                }
+                let peer = &self.peers[position];
+                if allow(peer) {
+                    emit(peer);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn range(&self, part: Part) -> Range<usize> {
+        match part {
+            Part::Seeds => 0..self.seeds,
+            Part::Leechers => self.seeds..self.peers.len(),
+        }
+    }
+
+    fn position_at(&self, hasher: &RandomState, peer: &Peer<E>) -> Option<usize> {
+        let found = self.by_at.find(hash_at(hasher, peer), |&at| {
+            self.peers[at as usize].at == peer.at
+        });
+        found.map(|&at| at as usize)
+    }
+
+    fn renew(&mut self, hasher: &RandomState, position: usize, peer: Peer<E>) {
+        let was_seed = position < self.seeds;
+        self.peers[position] = peer;
+        match (was_seed, peer.flags.has(Flags::SEED)) {
+            (false, true) => {
+                self.swap(hasher, position, self.seeds);
+                self.seeds += 1;
+            }
+            (true, false) => {
+                self.seeds -= 1;
+                self.swap(hasher, position, self.seeds);
+            }
+            _ => {}
+        }
+    }
+
+    fn insert(&mut self, hasher: &RandomState, peer: Peer<E>) {
+        let position = self.peers.len();
+        if position == self.peers.capacity() {
+            // Doubling would leave half of a full tracker's memory empty.
+            self.peers.reserve_exact((position / 4).max(4));
+        }
+        self.peers.push(peer);
+        let Self {
+            peers,
+            by_id,
+            by_at,
+            ..
+        } = self;
+        by_id.insert_unique(hash_id(hasher, &peer.id), narrow(position), |&at| {
+            hash_id(hasher, &peers[at as usize].id)
+        });
+        by_at.insert_unique(hash_at(hasher, &peer), narrow(position), |&at| {
+            hash_at(hasher, &peers[at as usize])
+        });
+        if peer.flags.has(Flags::SEED) {
+            self.swap(hasher, position, self.seeds);
+            self.seeds += 1;
+        }
+    }
+
+    fn remove(&mut self, hasher: &RandomState, mut position: usize) {
+        if position < self.seeds {
+            self.seeds -= 1;
+            self.swap(hasher, position, self.seeds);
+            position = self.seeds;
+        }
+        self.swap(hasher, position, self.peers.len() - 1);
+        let Some(peer) = self.peers.pop() else { return };
+        let last = narrow(self.peers.len());
+        for (table, hash) in [
+            (&mut self.by_id, hash_id(hasher, &peer.id)),
+            (&mut self.by_at, hash_at(hasher, &peer)),
+        ] {
+            if let Ok(entry) = table.find_entry(hash, |&at| at == last) {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Exchanges two places and what the tables say of them.
+    fn swap(&mut self, hasher: &RandomState, a: usize, b: usize) {
+        if a == b {
+            return;
+        }
+        let (old, new) = (self.peers[a], self.peers[b]);
+        self.peers.swap(a, b);
+        let (a, b) = (narrow(a), narrow(b));
+        for (table, old, new) in [
+            (
+                &mut self.by_id,
+                hash_id(hasher, &old.id),
+                hash_id(hasher, &new.id),
+            ),
+            (
+                &mut self.by_at,
+                hash_at(hasher, &old),
+                hash_at(hasher, &new),
+            ),
+        ] {
+            // Marked first: with equal hashes the second look-up would find the first's change.
+            if let Some(at) = table.find_mut(old, |&at| at == a) {
+                *at = u32::MAX;
+            }
+            if let Some(at) = table.find_mut(new, |&at| at == b) {
+                *at = a;
+            }
+            if let Some(at) = table.find_mut(old, |&at| at == u32::MAX) {
+                *at = b;
+            }
+        }
+    }
+
+    /// Evicts the peer of this address that was silent longest when the address has its fill.
+    ///
+    /// Peers of one address that is not exempt share a hash, so counting them walks only them,
+    /// and the limit bounds the walk.
+    fn make_way(&mut self, hasher: &RandomState, peer: &Peer<E>, per_ip: usize) -> bool {
+        if peer.flags.has(Flags::EXEMPT) {
+            return false;
+        }
+        let mut count = 0;
+        let mut silent: Option<usize> = None;
+        for &at in self.by_at.iter_hash(hash_at(hasher, peer)) {
+            let at = at as usize;
+            if self.peers[at].at.same_ip(&peer.at) {
+                count += 1;
+                if silent.is_none_or(|silent| self.peers[at].seen < self.peers[silent].seen) {
+                    silent = Some(at);
+                }
+            }
+        }
+        let Some(silent) = silent.filter(|_| count >= per_ip) else {
+            return false;
+        };
+        self.remove(hasher, silent);
+        true
+    }
+
+    fn shrink(&mut self, hasher: &RandomState) {
+        if self.peers.capacity() <= self.len() * 2 + 8 {
+            return;
+        }
+        let Self {
+            peers,
+            by_id,
+            by_at,
+            ..
+        } = self;
+        peers.shrink_to(peers.len() + peers.len() / 4);
+        by_id.shrink_to_fit(|&at| hash_id(hasher, &peers[at as usize].id));
+        by_at.shrink_to_fit(|&at| hash_at(hasher, &peers[at as usize]));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check_invariant(&self, hasher: &RandomState) {
+        assert!(self.seeds <= self.len());
+        assert_eq!(self.by_id.len(), self.len());
+        assert_eq!(self.by_at.len(), self.len());
+        for (position, peer) in self.peers.iter().enumerate() {
+            assert_eq!(position < self.seeds, peer.flags.has(Flags::SEED));
+            assert_eq!(self.position(hasher, &peer.id), Some(position));
+            assert_eq!(self.position_at(hasher, peer), Some(position));
+        }
+    }
+}
+
+/// Whether `new` may take `old`'s place under the same id: from the same host, or with the
+/// same key, or when no key guards it.
+fn may_move<E: Endpoint>(old: &Peer<E>, new: &Peer<E>) -> bool {
+    old.key == 0 || old.key == new.key || old.at.same_ip(&new.at)
+}
+
+/// Carries the past of a peer into its renewal; returns whether it completes for the first time.
+fn carry<E>(old: &Peer<E>, new: &mut Peer<E>, completed: bool) -> bool {
+    let counted = old.flags.has(Flags::COUNTED);
+    new.flags = new.flags.with(Flags::COUNTED, counted || completed);
+    new.joined = old.joined;
+    new.advanced = old.advanced;
+    new.rate = old.rate;
+    if new.key == 0 {
+        new.key = old.key;
+    }
+    let known = old.left != LEFT_UNKNOWN && new.left != LEFT_UNKNOWN;
+    let elapsed = new.seen.since(old.seen).max(Duration::from_secs(1));
+    if known && new.left < old.left {
+        new.advanced = new.seen;
+        let per_second = u128::from(old.left - new.left) * 1000 / elapsed.as_millis().max(1);
+        new.rate = u32::try_from(per_second).unwrap_or(u32::MAX);
+    } else if elapsed > Duration::from_secs(2) {
+        new.rate = 0;
+    }
+    completed && !counted
+}
+
+fn narrow(position: usize) -> u32 {
+    u32::try_from(position).expect("a swarm is capped far below 2^32 peers")
+}
+
+fn hash_id(hasher: &RandomState, id: &PeerId) -> u64 {
+    hasher.hash_one(id)
+}
+
+fn hash_at<E: Endpoint>(hasher: &RandomState, peer: &Peer<E>) -> u64 {
+    let mut state = hasher.build_hasher();
+    peer.at.hash_ip(&mut state);
+    if peer.flags.has(Flags::EXEMPT) {
+        peer.at.hash_port(&mut state);
+    }
+    state.finish()
+}

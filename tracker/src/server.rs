@@ -1,0 +1,264 @@
+//! A running tracker: its listeners, its housekeeping, its end.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::cache::{self, CacheError};
+use crate::config::Config;
+use crate::http::accept::{Open, accept_task, bind};
+use crate::http::connection::Serving;
+use crate::http::routes::Routes;
+use crate::metrics::Metrics;
+use crate::moment::Moment;
+use crate::service::Service;
+use crate::table::Table;
+
+/// How often expired peers and lapsed leases are looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Ticks between two looks at whether the cache must be written again.
+const TICKS_PER_SAVE: u32 = 5;
+
+/// Why a tracker does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrackerError {
+    /// The address is taken, or not of this host.
+    #[error("tracker cannot listen on {addr}: {error}")]
+    Listen {
+        /// What was asked for.
+        addr: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The directory for registrations cannot be used.
+    #[error("tracker cannot keep registrations in {path}: {error}")]
+    Data {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A thread could not be started.
+    #[error("tracker cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A tracker that serves until it is shut down or dropped.
+#[derive(Debug)]
+pub struct Tracker {
+    addr: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    _guard: DropGuard,
+}
+
+impl Tracker {
+    /// Binds, loads what an earlier run knew, and returns once announces are answered.
+    pub async fn start(config: Config) -> Result<Self, TrackerError> {
+        let listeners = listen(&config)?;
+        let addr = listeners
+            .first()
+            .and_then(|listener| listener.local_addr().ok());
+        let addr = addr.unwrap_or(config.listen);
+        let service = Arc::new(new_service(&config));
+        if let Some(directory) = config.data.clone() {
+            prepare(&service, directory).await?;
+        }
+        let shutdown = CancellationToken::new();
+        let open = Open::default();
+        let routes = Routes::new(Arc::clone(&service), open.clone());
+        let serving = Serving {
+            service: Arc::clone(&service),
+            routes,
+            shutdown: shutdown.clone(),
+        };
+        let housekeeping = housekeeping_task(service, config.data.clone(), shutdown.clone());
+        let mut tracker = Self {
+            addr,
+            tasks: vec![tokio::spawn(housekeeping)],
+            threads: Vec::new(),
+            _guard: shutdown.clone().drop_guard(),
+            shutdown,
+        };
+        for listener in listeners {
+            tracker.serve(&config, serving.clone(), listener, open.clone())?;
+        }
+        Ok(tracker)
+    }
+
+    /// Where it serves.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Returns when the tracker has stopped serving, which it does by itself only if a listener
+    /// breaks down.
+    pub async fn finished(&self) {
+        self.shutdown.cancelled().await;
+    }
+
+    /// Stops taking connections, lets the answers under way go out, saves the registrations.
+    pub async fn shutdown(mut self) {
+        self.shutdown.cancel();
+        for task in std::mem::take(&mut self.tasks) {
+            // A task that panicked has said so already.
+            let _ = task.await;
+        }
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let _ = thread.join();
+            }
+        });
+        let _ = joined.await;
+    }
+
+    fn serve(
+        &mut self,
+        config: &Config,
+        serving: Serving,
+        listener: TcpListener,
+        open: Open,
+    ) -> Result<(), TrackerError> {
+        let shutdown = self.shutdown.clone();
+        let serve = async move {
+            if let Err(error) = accept_task(serving, listener, open).await {
+                tracing::error!(%error, "tracker's listener broke down");
+            }
+            shutdown.cancel();
+        };
+        if config.threads.is_none() {
+            self.tasks.push(tokio::spawn(serve));
+            return Ok(());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(TrackerError::Thread)?;
+        let thread = std::thread::Builder::new()
+            .name(format!("tracker-{}", self.threads.len()))
+            .spawn(move || runtime.block_on(serve))
+            .map_err(TrackerError::Thread)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+/// One listener for the caller's runtime, or one for each thread on the same port.
+fn listen(config: &Config) -> Result<Vec<TcpListener>, TrackerError> {
+    let bound =
+        |addr, shared| bind(addr, shared).map_err(|error| TrackerError::Listen { addr, error });
+    let Some(threads) = config.threads else {
+        return Ok(vec![bound(config.listen, false)?]);
+    };
+    // A shared port would be shared with another tracker too, each taking half of the peers:
+    // taking it alone first tells.
+    let alone = bound(config.listen, false)?;
+    let addr = alone.local_addr().unwrap_or(config.listen);
+    drop(alone);
+    (0..threads.get()).map(|_| bound(addr, true)).collect()
+}
+
+fn new_service(config: &Config) -> Service {
+    let mut rng = rand::rng();
+    let boot_id = format!("{:016x}", rng.random::<u64>());
+    Service {
+        table: Table::new(config, boot_id, rng.random()),
+        metrics: Metrics::default(),
+        limits: config.limits.clone(),
+        secret: config.secret.clone(),
+        started: Instant::now(),
+    }
+}
+
+/// Makes sure that the directory takes files, and reads the cache in it. A cache that cannot
+/// be read costs only until the origins register again.
+async fn prepare(service: &Arc<Service>, directory: PathBuf) -> Result<(), TrackerError> {
+    let service = Arc::clone(service);
+    let path = directory.clone();
+    let loaded = tokio::task::spawn_blocking(move || {
+        std::fs::create_dir_all(&directory)?;
+        tempfile_probe(&directory)?;
+        let loaded = service.table.restore(|registrations, effects| {
+            cache::load(&directory, Moment::default(), registrations, effects)
+        });
+        match loaded {
+            Ok(()) => {
+                let swarms = service.table.registrations().len();
+                tracing::info!(swarms, "registrations remembered");
+            }
+            Err(error) => tracing::warn!(%error, "registrations of an earlier run are lost"),
+        }
+        Ok(())
+    });
+    match loaded.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(TrackerError::Data { path, error }),
+        Err(join) => Err(TrackerError::Data {
+            path,
+            error: io::Error::other(join),
+        }),
+    }
+}
+
+/// An unwritable directory is said at the start, not at the first save.
+fn tempfile_probe(directory: &std::path::Path) -> io::Result<()> {
+    let probe = directory.join(".writable");
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(probe)
+}
+
+/// Forgets what expired, once a second, and keeps the cache up to date.
+async fn housekeeping_task(
+    service: Arc<Service>,
+    directory: Option<PathBuf>,
+    shutdown: CancellationToken,
+) {
+    let mut saved = service.table.registrations().changes();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for tick in 1_u32.. {
+        let last = tokio::select! {
+            _ = ticks.tick() => false,
+            () = shutdown.cancelled() => true,
+        };
+        let directory = directory
+            .clone()
+            .filter(|_| last || tick % TICKS_PER_SAVE == 0);
+        let service = Arc::clone(&service);
+        let work = tokio::task::spawn_blocking(move || {
+            service.table.tick(service.now(Instant::now()));
+            directory.map_or(Ok(saved), |directory| save(&service, &directory, saved))
+        });
+        match work.await {
+            Ok(Ok(changes)) => saved = changes,
+            Ok(Err(error)) => tracing::warn!(%error, "registrations are not saved"),
+            Err(_) => return,
+        }
+        if last {
+            return;
+        }
+    }
+}
+
+/// Saves the registrations if they changed since; returns what is saved now.
+fn save(service: &Service, directory: &std::path::Path, saved: u64) -> Result<u64, CacheError> {
+    let registrations = service.table.registrations();
+    let changes = registrations.changes();
+    if changes == saved {
+        return Ok(saved);
+    }
+    let text = cache::encode(&registrations);
+    drop(registrations);
+    cache::save(directory, &text)?;
+    Ok(changes)
+}

@@ -1,0 +1,26 @@
+//! What every connection shares: the tables, the numbers, the clock.
+
+use std::time::Instant;
+
+use crate::config::Limits;
+use crate::metrics::Metrics;
+use crate::moment::Moment;
+use crate::table::Table;
+
+/// One tracker, without its sockets.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) table: Table,
+    pub(crate) metrics: Metrics,
+    pub(crate) limits: Limits,
+    /// What registrations must carry, when set.
+    pub(crate) secret: Option<String>,
+    pub(crate) started: Instant,
+}
+
+impl Service {
+    /// The tables' time at a clock reading.
+    pub(crate) fn now(&self, clock: Instant) -> Moment {
+        Moment::after_start(clock.saturating_duration_since(self.started))
+    }
+}

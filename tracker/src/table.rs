@@ -1,0 +1,284 @@
+//! The tables as threads share them: swarms in shards by info hash, registrations beside them.
+//!
+//! An announce locks one shard and nothing else. Lock order: registrations, then one shard at
+//! a time; never two shards, never a shard first. No lock is held across an await, and long
+//! walks (expiry, listing) let go between small steps, so that no announce waits for them.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use torrents::InfoHash;
+use torrents::announce::{AnnounceReply, AnnounceRequest, ScrapeEntry};
+use torrents::register::{LookupReply, RegisterReply, RegisterRequest};
+
+use crate::asker::Trust;
+use crate::config::Config;
+use crate::endpoint::{is_dialable, unmapped};
+use crate::moment::Moment;
+use crate::registrations::{Bounds, Effect, Registrations, Rejected};
+use crate::swarms::{Announced, Occupancy, OriginTable, Policy, Refusal, Shard};
+
+/// Shards; a power of two up to 256. Swarms of one shard share the leading bits of their hash.
+const SHARDS: usize = 64;
+
+/// Peers and swarms that expiry looks at before it lets go of a shard: well under a millisecond.
+const EXPIRY_STEP: usize = 2_048;
+
+/// A round of expiry takes about this many ticks.
+const EXPIRY_TICKS: usize = 10;
+
+/// Orphans looked at in one tick.
+const ORPHANS_PER_TICK: usize = 10_000;
+
+/// All a tracker knows.
+#[derive(Debug)]
+pub(crate) struct Table {
+    shards: Box<[Mutex<Shard>]>,
+    registrations: Mutex<Registrations>,
+    trust: Trust,
+    denied: HashSet<InfoHash>,
+    boot_id: String,
+    lease: std::time::Duration,
+    swarms: AtomicUsize,
+    peers: AtomicUsize,
+}
+
+/// How much a tracker holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) swarms: usize,
+    pub(crate) peers: usize,
+    pub(crate) seeds: usize,
+    pub(crate) registered: usize,
+    /// Those that hold a lease.
+    pub(crate) origins: usize,
+}
+
+impl Table {
+    /// An empty table. `boot_id` and `seed` are random.
+    pub(crate) fn new(config: &Config, boot_id: String, seed: u64) -> Self {
+        let policy = Arc::new(Policy::from(config));
+        let shard = |n: usize| Mutex::new(Shard::new(Arc::clone(&policy), seed ^ n as u64));
+        Self {
+            shards: (0..SHARDS).map(shard).collect(),
+            registrations: Mutex::new(Registrations::new(Bounds {
+                lease: config.intervals.lease,
+                retention: config.intervals.retention,
+                entries: config.limits.registrations,
+                origins: config.limits.origins,
+            })),
+            trust: Trust::new(config.trusted.clone()),
+            denied: config.denied.clone(),
+            lease: config.intervals.lease,
+            boot_id,
+            swarms: AtomicUsize::new(0),
+            peers: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    pub(crate) fn occupancy(&self) -> Occupancy {
+        Occupancy {
+            swarms: self.swarms.load(Ordering::Relaxed),
+            peers: self.peers.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    pub(crate) fn announce(
+        &self,
+        now: Moment,
+        request: &AnnounceRequest,
+        source: IpAddr,
+        reply: &mut AnnounceReply,
+    ) -> Result<Announced, Refusal> {
+        let asker = self.trust.asker(source, request.ip, request.port)?;
+        if self.denied.contains(&request.info_hash) {
+            return Err(Refusal::Denied);
+        }
+        reply.external_ip = Some(source);
+        let whole = self.occupancy();
+        self.with_shard(&request.info_hash, |shard| {
+            shard.announce(now, request, asker, whole, reply)
+        })
+    }
+
+    /// What a scrape says of each hash; repeated hashes are answered once.
+    pub(crate) fn scrape(&self, hashes: &[InfoHash]) -> Vec<(InfoHash, ScrapeEntry)> {
+        let mut hashes = hashes.to_vec();
+        hashes.sort_unstable();
+        hashes.dedup();
+        let entry = |hash: InfoHash| (hash, self.with_shard(&hash, |shard| shard.scrape(&hash)));
+        hashes.into_iter().map(entry).collect()
+    }
+
+    pub(crate) fn lookup(&self, label: &str) -> Option<LookupReply> {
+        self.registrations().lookup(label)
+    }
+
+    /// Takes in what an origin registers, and renews its lease.
+    pub(crate) fn register(
+        &self,
+        now: Moment,
+        mut request: RegisterRequest,
+    ) -> Result<RegisterReply, Rejected> {
+        for addr in &mut request.peers {
+            addr.set_ip(unmapped(addr.ip()));
+        }
+        request
+            .peers
+            .retain(|addr| is_dialable(addr.ip()) && addr.port() != 0);
+        let mut effects = Vec::new();
+        let mut registrations = self.registrations();
+        let (held, changed) = registrations.register(now, &request, &mut effects)?;
+        self.apply(&registrations, changed, &effects);
+        Ok(RegisterReply {
+            boot_id: self.boot_id.clone(),
+            lease: self.lease,
+            held,
+        })
+    }
+
+    /// Lets `fill` put what the cache remembers into the registrations.
+    pub(crate) fn restore<E>(
+        &self,
+        fill: impl FnOnce(&mut Registrations, &mut Vec<Effect>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut effects = Vec::new();
+        let mut registrations = self.registrations();
+        let outcome = fill(&mut registrations, &mut effects);
+        self.apply(&registrations, true, &effects);
+        outcome
+    }
+
+    /// One second's worth of forgetting. Blocks for milliseconds when much is held: not for an
+    /// async thread.
+    pub(crate) fn tick(&self, now: Moment) {
+        self.tick_registrations(now);
+        for shard in &self.shards {
+            let mut rest = {
+                let shard = lock(shard);
+                (shard.peers() + shard.swarms()) / EXPIRY_TICKS + EXPIRY_STEP
+            };
+            while rest > 0 {
+                let finished = self.track(shard, |shard| shard.expire(now, EXPIRY_STEP).1);
+                rest = if finished {
+                    0
+                } else {
+                    rest.saturating_sub(EXPIRY_STEP)
+                };
+            }
+        }
+    }
+
+    pub(crate) fn registrations(&self) -> MutexGuard<'_, Registrations> {
+        lock(&self.registrations)
+    }
+
+    pub(crate) fn with_shard<T>(
+        &self,
+        info_hash: &InfoHash,
+        work: impl FnOnce(&mut Shard) -> T,
+    ) -> T {
+        self.track(&self.shards[shard_of(info_hash)], work)
+    }
+
+    /// What is held in all; walks the shards.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            totals.swarms += shard.swarms();
+            totals.peers += shard.peers();
+            totals.seeds += shard.seeds();
+        }
+        let registrations = self.registrations();
+        totals.registered = registrations.len();
+        totals.origins = registrations.awake();
+        totals
+    }
+
+    /// The shards in the order of their hashes, from the one that holds `after` on.
+    pub(crate) fn shards_from(&self, after: Option<&InfoHash>) -> Range<usize> {
+        after.map_or(0, shard_of)..SHARDS
+    }
+
+    /// Looks into one shard.
+    pub(crate) fn read_shard<T>(&self, shard: usize, read: impl FnOnce(&Shard) -> T) -> T {
+        read(&lock(&self.shards[shard]))
+    }
+
+    fn tick_registrations(&self, now: Moment) {
+        let mut effects = Vec::new();
+        let mut registrations = self.registrations();
+        let changed = registrations.tick(now, &mut effects);
+        self.apply(&registrations, changed, &effects);
+        for info_hash in registrations.due_orphans(now, ORPHANS_PER_TICK) {
+            if self.with_shard(&info_hash, |shard| shard.forget(&info_hash)) {
+                registrations.drop_orphan(&info_hash);
+            } else {
+                registrations.keep_orphan(now, info_hash);
+            }
+        }
+    }
+
+    /// Tells the shards what changed in the registrations, which are locked meanwhile: what a
+    /// shard knows of them never runs ahead of or behind another batch.
+    fn apply(&self, registrations: &Registrations, origins_changed: bool, effects: &[Effect]) {
+        if origins_changed {
+            let table: OriginTable = registrations.table();
+            for shard in &self.shards {
+                lock(shard).set_origins(Arc::clone(&table));
+            }
+        }
+        for effect in effects {
+            match effect {
+                Effect::Register(info_hash, origin) => {
+                    self.with_shard(info_hash, |shard| shard.register(*info_hash, *origin));
+                }
+                Effect::Withdraw(info_hash, origin) => {
+                    self.with_shard(info_hash, |shard| shard.withdraw(info_hash, *origin));
+                }
+            }
+        }
+    }
+
+    /// Works on a shard and keeps the totals in step with it.
+    fn track<T>(&self, shard: &Mutex<Shard>, work: impl FnOnce(&mut Shard) -> T) -> T {
+        let mut shard = lock(shard);
+        let (swarms, peers) = (shard.swarms(), shard.peers());
+        let outcome = work(&mut shard);
+        shift(&self.swarms, swarms, shard.swarms());
+        shift(&self.peers, peers, shard.peers());
+        outcome
+    }
+}
+
+/// Moves a total by what a part of it changed. Written only on change: totals are read by
+/// every announce on every core.
+fn shift(total: &AtomicUsize, before: usize, after: usize) {
+    if after > before {
+        total.fetch_add(after - before, Ordering::Relaxed);
+    } else if after < before {
+        total.fetch_sub(before - after, Ordering::Relaxed);
+    }
+}
+
+fn shard_of(info_hash: &InfoHash) -> usize {
+    usize::from(info_hash.as_bytes()[0]) * SHARDS / 256
+}
+
+/// A panic under a lock is a bug in this room, but its tables hold no half-done invariants
+/// that others must not see; serving on beats taking every later announce down with it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
