@@ -7,8 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use torrents::announce::dialable;
 
-use crate::endpoint::{is_dialable, unmapped};
 use crate::swarms::{Asker, Refusal};
 
 /// The networks whose word is taken.
@@ -27,7 +27,7 @@ impl Trust {
     /// Whom a request comes from: the right-most forwarded address when a trusted proxy says
     /// one that can be read, else whoever connected.
     pub(crate) fn source(&self, connected: IpAddr, forwarded: Option<&[u8]>) -> IpAddr {
-        let connected = unmapped(connected);
+        let connected = connected.to_canonical();
         let Some(forwarded) = forwarded.filter(|_| self.trusts(connected)) else {
             return connected;
         };
@@ -35,7 +35,7 @@ impl Trust {
             .rsplit(|byte| *byte == b',')
             .next()
             .unwrap_or_default();
-        read_address(last).map_or(connected, unmapped)
+        read_address(last).map_or(connected, |ip| ip.to_canonical())
     }
 
     /// The address under which the asker is stored and handed out.
@@ -45,13 +45,13 @@ impl Trust {
         said: Option<IpAddr>,
         port: u16,
     ) -> Result<Asker, Refusal> {
-        let trusted = self.trusts(source);
-        let ip = said.filter(|_| trusted).map_or(source, unmapped);
-        if !is_dialable(ip) {
+        let ip = said
+            .filter(|_| self.trusts(source))
+            .unwrap_or(source)
+            .to_canonical();
+        // Any port will do to judge the address: one that does not listen is never stored.
+        if dialable(SocketAddr::new(ip, 1)).is_none() {
             return Err(Refusal::Undialable(ip));
-        }
-        if port == 0 {
-            return Err(Refusal::PortZero);
         }
         Ok(Asker {
             at: SocketAddr::new(ip, port),
@@ -141,8 +141,6 @@ mod tests {
     fn what_nobody_can_dial_is_refused() {
         let refused = trust().asker(ip("fe80::1"), None, 6881);
         assert_eq!(refused.unwrap_err(), Refusal::Undialable(ip("fe80::1")));
-        let refused = trust().asker(ip("10.1.0.1"), None, 0);
-        assert_eq!(refused.unwrap_err(), Refusal::PortZero);
         let refused = trust().asker(ip("127.0.0.1"), Some(ip("0.0.0.0")), 1);
         assert_eq!(refused.unwrap_err(), Refusal::Undialable(ip("0.0.0.0")));
     }

@@ -4,13 +4,14 @@
 //! file of JSON lines, replaced whole by rename; a file that cannot be read is put aside in
 //! words and forgotten. What is read from it stays unconfirmed for one lease.
 
+use std::collections::HashMap;
 use std::fs;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use torrents::register::Registration;
+use torrents::register::{Registration, is_label};
 use torrents::{InfoHash, PeerId};
 
 use crate::moment::Moment;
@@ -120,39 +121,61 @@ pub(crate) fn load(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(file_error(error)),
     };
-    let mut slots = std::collections::HashMap::new();
+    let mut restoring = Restoring {
+        now,
+        registrations,
+        effects,
+        slots: HashMap::new(),
+    };
     let mut text = Vec::new();
-    for number in 1.. {
+    for line in 1.. {
         text.clear();
-        let n = io::Read::take(&mut file, MAX_LINE)
-            .read_until(b'\n', &mut text)
-            .map_err(file_error)?;
-        if n == 0 {
+        let read = (&mut file).take(MAX_LINE).read_until(b'\n', &mut text);
+        if read.map_err(file_error)? == 0 {
             break;
         }
-        let line = serde_json::from_slice(&text).map_err(|error| CacheError::Line {
-            path: path.clone(),
-            line: number,
+        let path = || path.clone();
+        let parsed = serde_json::from_slice(&text).map_err(|error| CacheError::Line {
+            path: path(),
+            line,
             error,
         })?;
-        let full = |error| CacheError::Full {
-            path: path.clone(),
+        if let Line::Format { format } = parsed
+            && format != FORMAT
+        {
+            return Err(CacheError::Format {
+                path: path(),
+                format,
+            });
+        }
+        restoring.take(parsed).map_err(|error| CacheError::Full {
+            path: path(),
             error,
-        };
+        })?;
+    }
+    Ok(())
+}
+
+/// Lines on their way into the registrations.
+struct Restoring<'a> {
+    now: Moment,
+    registrations: &'a mut Registrations,
+    effects: &'a mut Vec<Effect>,
+    /// The file's numbers of origins, and today's.
+    slots: HashMap<Slot, Slot>,
+}
+
+impl Restoring<'_> {
+    fn take(&mut self, line: Line) -> Result<(), Rejected> {
         match line {
-            Line::Format { format: FORMAT } => {}
-            Line::Format { format } => {
-                return Err(CacheError::Format {
-                    path: path.clone(),
-                    format,
-                });
-            }
+            Line::Format { .. } => {}
             Line::Origin { number, id, peers } => {
-                let slot = registrations
-                    .restore_origin(now, PeerId(id), &peers)
-                    .map_err(full)?;
-                slots.insert(number, slot);
+                let slot = self
+                    .registrations
+                    .restore_origin(self.now, PeerId(id), &peers)?;
+                self.slots.insert(number, slot);
             }
+            Line::Swarm { label, .. } if !is_label(&label) => {}
             Line::Swarm {
                 info_hash,
                 label,
@@ -160,21 +183,24 @@ pub(crate) fn load(
                 names,
                 origins,
             } => {
-                let held: Vec<Slot> = origins
+                let slots = origins
                     .iter()
-                    .filter_map(|number| slots.get(number).copied())
-                    .collect();
+                    .filter_map(|number| self.slots.get(number).copied());
+                let slots: Vec<Slot> = slots.collect();
                 let registration = Registration {
                     info_hash,
                     label,
                     length,
                     names,
                 };
-                registrations
-                    .restore_entry(now, &registration, &held, effects)
-                    .map_err(full)?;
+                let Self {
+                    registrations,
+                    effects,
+                    ..
+                } = self;
+                registrations.restore_entry(self.now, &registration, &slots, effects)?;
             }
         }
+        Ok(())
     }
-    Ok(())
 }

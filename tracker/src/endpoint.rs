@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// One address family; a swarm keeps a list for each.
 pub(crate) trait Endpoint: Copy + Eq + Debug {
@@ -79,21 +79,10 @@ impl Endpoint for V6 {
     }
 }
 
-/// `::ffff:a.b.c.d` is the IPv4 address it carries.
-pub(crate) fn unmapped(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
-}
-
-/// Whether other hosts could dial it at all; loopback is judged where it is handed out.
-pub(crate) fn is_dialable(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => !(ip.octets()[0] == 0 || ip.is_broadcast() || ip.is_multicast()),
-        IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
@@ -106,29 +95,5 @@ mod tests {
             };
             assert_eq!(back, addr);
         }
-    }
-
-    #[test]
-    fn nobody_can_dial_these() {
-        for text in ["0.0.0.0", "0.1.2.3", "255.255.255.255", "224.0.0.1"] {
-            assert!(!is_dialable(text.parse().unwrap()), "{text}");
-        }
-        for text in ["::", "ff02::1", "fe80::1"] {
-            assert!(!is_dialable(text.parse().unwrap()), "{text}");
-        }
-        for text in [
-            "127.0.0.1",
-            "10.0.0.1",
-            "8.8.8.8",
-            "::1",
-            "fd00::1",
-            "2001:db8::1",
-        ] {
-            assert!(is_dialable(text.parse().unwrap()), "{text}");
-        }
-        assert_eq!(
-            unmapped("::ffff:10.1.2.3".parse().unwrap()),
-            "10.1.2.3".parse::<IpAddr>().unwrap()
-        );
     }
 }

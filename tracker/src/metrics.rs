@@ -22,7 +22,8 @@ pub(crate) enum Outcome {
     Renewed,
     Replaced,
     Left,
-    /// Answered, but not stored: an origin, a leaver the table does not hold, an impostor.
+    /// Answered, but not stored: an origin, a leaver the table does not hold, one that does not
+    /// listen, an impostor.
     Unstored,
     /// Answered, but there was no room to store it.
     NoRoom,
@@ -81,7 +82,7 @@ impl From<Refusal> for Outcome {
             Refusal::Unregistered => Self::Unregistered,
             Refusal::Denied => Self::Denied,
             Refusal::Full => Self::Full,
-            Refusal::Undialable(_) | Refusal::PortZero => Self::Undialable,
+            Refusal::Undialable(_) => Self::Undialable,
         }
     }
 }

@@ -24,15 +24,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use torrents::register::{LookupReply, RegisterRequest, Registration};
+use torrents::register::{LookupReply, MAX_NAMES, RegisterRequest, Registration};
 use torrents::{InfoHash, PeerId};
 
 use crate::moment::Moment;
 pub(crate) use crate::swarms::Slot;
 use crate::swarms::{OriginSeed, OriginTable};
-
-/// Names kept of one blob, for inspection.
-const NAMES: usize = 16;
 
 /// What bounds the registrations.
 #[derive(Debug, Clone)]
@@ -199,15 +196,15 @@ impl Registrations {
             return Err(Rejected::Entries);
         }
         let (slot, changed) = self.renew(now, request.origin, &request.peers)?;
-        for registration in &request.add {
-            self.describe(registration);
-            self.hold(slot, registration.info_hash, true);
-            effects.push(Effect::Register(registration.info_hash, Some(slot)));
-        }
         for info_hash in &request.remove {
             if self.release(now, slot, *info_hash) {
                 effects.push(Effect::Withdraw(*info_hash, slot));
             }
+        }
+        for registration in &request.add {
+            self.describe(registration);
+            self.hold(slot, registration.info_hash, true);
+            effects.push(Effect::Register(registration.info_hash, Some(slot)));
         }
         Ok((self.held(slot), changed))
     }
@@ -394,7 +391,7 @@ impl Registrations {
         let names = registration
             .names
             .iter()
-            .take(NAMES)
+            .take(MAX_NAMES)
             .map(|n| n.as_str().into())
             .collect();
         match self.entries.get_mut(&info_hash) {
@@ -542,3 +539,6 @@ impl Entry {
         self.holders.iter().map(|holder| holder.slot)
     }
 }
+
+#[cfg(test)]
+mod tests;

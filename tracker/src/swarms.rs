@@ -87,8 +87,6 @@ pub(crate) enum Refusal {
     Full,
     #[error("{0} cannot be dialled by other peers")]
     Undialable(IpAddr),
-    #[error("port 0 cannot be dialled by other peers")]
-    PortZero,
 }
 
 impl Refusal {
@@ -97,7 +95,7 @@ impl Refusal {
         match self {
             Self::Unregistered => Some(1),
             Self::Full => Some(5),
-            Self::Denied | Self::Undialable(_) | Self::PortZero => None,
+            Self::Denied | Self::Undialable(_) => None,
         }
     }
 }
@@ -190,7 +188,7 @@ impl Shard {
                 index
             }
             None if self.policy.mode == Mode::Registered => return Err(Refusal::Unregistered),
-            None if stopped => {
+            None if stopped || request.port == 0 => {
                 self.fill_header(request, None, reply);
                 return Ok(Announced::Unknown);
             }
@@ -318,6 +316,26 @@ impl Shard {
         (dropped, self.sweep.swarms == 0)
     }
 
+    #[cfg(test)]
+    fn check_invariant(&self) {
+        let peers: usize = self.swarms.values().map(Swarm::len).sum();
+        assert_eq!(self.peers, peers);
+        let seeds: usize = self
+            .swarms
+            .values()
+            .map(|swarm| swarm.part(Part::Seeds))
+            .sum();
+        assert_eq!(self.seeds, seeds);
+        for swarm in self.swarms.values() {
+            if let Some(list) = &swarm.v4 {
+                list.check_invariant(&self.hasher);
+            }
+            if let Some(list) = &swarm.v6 {
+                list.check_invariant(&self.hasher);
+            }
+        }
+    }
+
     fn next_swarm(&mut self) {
         let swarms = self.sweep.swarms.saturating_sub(1).min(self.swarms.len());
         self.sweep = Sweep {
@@ -365,7 +383,8 @@ impl Shard {
 pub(crate) enum Announced {
     Stored(Stored),
     Left,
-    /// An origin or a leaver the table does not hold: answered, nothing stored.
+    /// An origin, a leaver the table does not hold, or one that does not listen: answered,
+    /// nothing stored.
     Unknown,
 }
 
@@ -498,7 +517,7 @@ impl Swarm {
     }
 
     fn store(&mut self, hasher: &RandomState, origins: &OriginTable, ask: &Ask) -> Announced {
-        if self.awake(origins).any(|origin| origin.id == ask.peer.id) {
+        if ask.port == 0 || self.awake(origins).any(|origin| origin.id == ask.peer.id) {
             return Announced::Unknown;
         }
         let (announced, completed) = match ask.at {
@@ -663,3 +682,6 @@ fn whole_seconds(duration: std::time::Duration) -> u32 {
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,12 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use torrents::InfoHash;
-use torrents::announce::{AnnounceReply, AnnounceRequest, ScrapeEntry};
+use torrents::announce::{AnnounceReply, AnnounceRequest, ScrapeEntry, dialable};
 use torrents::register::{LookupReply, RegisterReply, RegisterRequest};
 
 use crate::asker::Trust;
 use crate::config::Config;
-use crate::endpoint::{is_dialable, unmapped};
 use crate::moment::Moment;
 use crate::registrations::{Bounds, Effect, Registrations, Rejected};
 use crate::swarms::{Announced, Occupancy, OriginTable, Policy, Refusal, Shard};
@@ -106,6 +105,10 @@ impl Table {
             return Err(Refusal::Denied);
         }
         reply.external_ip = Some(source);
+        // Buffers outlive one tracker where several share a thread.
+        if reply.tracker_id.as_deref() != Some(&self.boot_id) {
+            reply.tracker_id = Some(self.boot_id.clone());
+        }
         let whole = self.occupancy();
         self.with_shard(&request.info_hash, |shard| {
             shard.announce(now, request, asker, whole, reply)
@@ -131,12 +134,7 @@ impl Table {
         now: Moment,
         mut request: RegisterRequest,
     ) -> Result<RegisterReply, Rejected> {
-        for addr in &mut request.peers {
-            addr.set_ip(unmapped(addr.ip()));
-        }
-        request
-            .peers
-            .retain(|addr| is_dialable(addr.ip()) && addr.port() != 0);
+        request.peers = request.peers.into_iter().filter_map(dialable).collect();
         let mut effects = Vec::new();
         let mut registrations = self.registrations();
         let (held, changed) = registrations.register(now, &request, &mut effects)?;

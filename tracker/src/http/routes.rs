@@ -11,13 +11,14 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use torrents::announce::AnnounceReply;
-use torrents::register::{MAX_BODY, RegisterRequest};
+use torrents::announce::{AnnounceReply, encode_failure};
+use torrents::register::{MAX_BODY, RegisterError, RegisterRequest};
 
 use super::accept::Open;
 use super::lane;
 use crate::inspect::{self, PeerPage, SwarmPage};
 use crate::metrics::Held;
+use crate::registrations::Rejected;
 use crate::service::Service;
 
 /// How long an origin may take to send a batch of registrations.
@@ -104,48 +105,80 @@ async fn register(
 ) -> Response {
     let outcome = take_registration(&face, from, request).await;
     face.service.metrics.registration(outcome.is_ok());
-    outcome.unwrap_or_else(|refusal| refusal)
+    outcome.into_response()
+}
+
+/// Why a registration is not taken; said in the body as trackers say it, and in the status.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("registration refused: the tracker's secret is missing or wrong")]
+    Secret,
+    #[error("registration refused: {0} is in no trusted network and this tracker has no secret")]
+    Network(IpAddr),
+    #[error("a registration is at most {MAX_BODY} bytes")]
+    TooLong,
+    #[error("registration came too slowly")]
+    TooSlow,
+    #[error(transparent)]
+    Malformed(#[from] RegisterError),
+    #[error(transparent)]
+    NoRoom(#[from] Rejected),
+    #[error("tracker failed to take the registration in")]
+    Internal,
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::Secret => StatusCode::UNAUTHORIZED,
+            Self::Network(_) => StatusCode::FORBIDDEN,
+            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let mut body = Vec::new();
+        encode_failure(&self.to_string(), None, &mut body);
+        let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+        match self {
+            Self::Secret => (status, challenge, bencoded(body)).into_response(),
+            _ => (status, bencoded(body)).into_response(),
+        }
+    }
 }
 
 async fn take_registration(
     face: &Face,
     from: ConnectedFrom,
     request: Request,
-) -> Result<Response, Response> {
+) -> Result<Response, Refused> {
     let (parts, body) = request.into_parts();
     admit_origin(
         &face.service,
         face.source(from, &parts.headers),
         &parts.headers,
     )?;
-    let body = read_batch(body).await?;
-    let request = RegisterRequest::decode(&body)
-        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()).into_response())?;
+    let request = RegisterRequest::decode(&read_batch(body).await?)?;
     let service = Arc::clone(&face.service);
     // A full batch keeps the registrations locked for milliseconds: not on this thread.
     let reply = tokio::task::spawn_blocking(move || {
         service.table.register(service.now(Instant::now()), request)
     });
-    match reply.await {
-        Ok(Ok(reply)) => Ok(bencoded(reply.encode())),
-        Ok(Err(rejected)) => {
-            Err((StatusCode::SERVICE_UNAVAILABLE, rejected.to_string()).into_response())
-        }
-        Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
-    }
+    let reply = reply.await.map_err(|_| Refused::Internal)??;
+    Ok(bencoded(reply.encode()))
 }
 
 /// Whoever registers is handed out as a seed: only who carries the secret, or, when there is
 /// none, who comes from a trusted network.
-fn admit_origin(service: &Service, source: IpAddr, headers: &HeaderMap) -> Result<(), Response> {
+fn admit_origin(service: &Service, source: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
     let Some(secret) = &service.secret else {
-        if service.table.trust().trusts(source) {
-            return Ok(());
-        }
-        let why = format!(
-            "registration refused: {source} is in no trusted network and this tracker has no secret"
-        );
-        return Err((StatusCode::FORBIDDEN, why).into_response());
+        let trusted = service.table.trust().trusts(source);
+        return if trusted {
+            Ok(())
+        } else {
+            Err(Refused::Network(source))
+        };
     };
     let said = headers
         .get(header::AUTHORIZATION)
@@ -153,12 +186,8 @@ fn admit_origin(service: &Service, source: IpAddr, headers: &HeaderMap) -> Resul
     let said = said
         .and_then(|value| value.strip_prefix(b"Bearer "))
         .unwrap_or_default();
-    if same_secret(said.trim_ascii(), secret.as_bytes()) {
-        return Ok(());
-    }
-    let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
-    let why = "registration refused: the tracker's secret is missing or wrong";
-    Err((StatusCode::UNAUTHORIZED, challenge, why).into_response())
+    let known = same_secret(said.trim_ascii(), secret.as_bytes());
+    if known { Ok(()) } else { Err(Refused::Secret) }
 }
 
 /// Takes as long for a near miss as for a far one.
@@ -167,15 +196,11 @@ fn same_secret(said: &[u8], secret: &[u8]) -> bool {
     said.len() == secret.len() && std::hint::black_box(differences) == 0
 }
 
-async fn read_batch(body: Body) -> Result<axum::body::Bytes, Response> {
-    match tokio::time::timeout(BATCH_TIME, axum::body::to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => {
-            let why = format!("a registration is at most {MAX_BODY} bytes");
-            Err((StatusCode::PAYLOAD_TOO_LARGE, why).into_response())
-        }
-        Err(_) => Err(StatusCode::REQUEST_TIMEOUT.into_response()),
-    }
+async fn read_batch(body: Body) -> Result<axum::body::Bytes, Refused> {
+    let body = tokio::time::timeout(BATCH_TIME, axum::body::to_bytes(body, MAX_BODY));
+    body.await
+        .map_err(|_| Refused::TooSlow)?
+        .map_err(|_| Refused::TooLong)
 }
 
 async fn lookup(State(face): State<Face>, Path(label): Path<String>) -> Response {

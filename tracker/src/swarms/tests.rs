@@ -1,0 +1,481 @@
+//! The table against a naive model, and the rules that no model shows well.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const HASH: InfoHash = InfoHash([7; 20]);
+const WHOLE: Occupancy = Occupancy {
+    swarms: 0,
+    peers: 0,
+};
+
+fn policy(mode: Mode) -> Policy {
+    Policy {
+        mode,
+        ..Policy::from(&Config::default())
+    }
+}
+
+fn open() -> Shard {
+    Shard::new(Arc::new(policy(Mode::Open)), 1)
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment::after_start(Duration::from_secs(seconds))
+}
+
+fn request(id: u8, port: u16, left: u64) -> AnnounceRequest {
+    AnnounceRequest {
+        info_hash: HASH,
+        peer_id: PeerId([id; 20]),
+        port,
+        uploaded: 0,
+        downloaded: 0,
+        left: Some(left),
+        event: AnnounceEvent::None,
+        numwant: Some(1_000),
+        compact: true,
+        no_peer_id: false,
+        key: None,
+        ip: None,
+        tracker_id: None,
+    }
+}
+
+fn asker(ip: &str, port: u16) -> Asker {
+    Asker {
+        at: SocketAddr::new(ip.parse().unwrap(), port),
+        local: false,
+        exempt: false,
+    }
+}
+
+fn tell(shard: &mut Shard, now: Moment, request: &AnnounceRequest, asker: Asker) -> Vec<ReplyPeer> {
+    let mut reply = AnnounceReply::default();
+    shard
+        .announce(now, request, asker, WHOLE, &mut reply)
+        .unwrap();
+    reply.peers
+}
+
+/// One peer as the model knows it.
+#[derive(Debug, Clone)]
+struct Naive {
+    id: u8,
+    at: SocketAddr,
+    key: u64,
+    seed: bool,
+    paused: bool,
+    counted: bool,
+    expires: u64,
+}
+
+/// The rules of the table over a plain list.
+#[derive(Debug, Default)]
+struct Model {
+    peers: Vec<Naive>,
+    completed: u32,
+}
+
+impl Model {
+    fn announce(&mut self, now: u64, r: &AnnounceRequest, at: SocketAddr) {
+        let id = r.peer_id.0[0];
+        let key = r.key.unwrap_or(0);
+        let same_family = |p: &Naive| p.at.is_ipv4() == at.is_ipv4();
+        let known = self.peers.iter().position(|p| same_family(p) && p.id == id);
+        if let Some(known) = known {
+            let old = &self.peers[known];
+            if old.key != 0 && old.key != key && old.at.ip() != at.ip() {
+                return;
+            }
+        }
+        let old = known.map(|known| self.peers.remove(known));
+        if r.event == AnnounceEvent::Stopped {
+            return;
+        }
+        self.peers.retain(|p| p.at != at);
+        let seed = r.left == Some(0);
+        let completed = r.event == AnnounceEvent::Completed && seed;
+        let counted = old.as_ref().map_or(seed && !completed, |old| old.counted);
+        self.completed += u32::from(completed && !counted);
+        self.peers.push(Naive {
+            id,
+            at,
+            key: if key == 0 {
+                old.map_or(0, |old| old.key)
+            } else {
+                key
+            },
+            seed,
+            paused: r.event == AnnounceEvent::Paused,
+            counted: counted || completed,
+            expires: now + if seed { 1_800 } else { 660 },
+        });
+    }
+
+    fn told(&self, now: u64, r: &AnnounceRequest, at: SocketAddr) -> HashSet<SocketAddr> {
+        let leecher = r.left != Some(0) && r.event != AnnounceEvent::Paused;
+        let stopped = r.event == AnnounceEvent::Stopped;
+        let others = self
+            .peers
+            .iter()
+            .filter(|p| !stopped && p.id != r.peer_id.0[0] && p.at != at && p.expires > now);
+        others
+            .filter(|p| leecher || !(p.seed || p.paused))
+            .map(|p| p.at)
+            .collect()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Announce {
+        id: u8,
+        ip: u8,
+        port: u16,
+        key: u64,
+        left: u64,
+        event: AnnounceEvent,
+        wanted: u32,
+    },
+    Pass {
+        seconds: u64,
+    },
+    Expire,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let event = prop_oneof![
+        4 => Just(AnnounceEvent::None),
+        2 => Just(AnnounceEvent::Started),
+        2 => Just(AnnounceEvent::Completed),
+        1 => Just(AnnounceEvent::Stopped),
+        1 => Just(AnnounceEvent::Paused),
+    ];
+    let wanted = prop_oneof![Just(0), Just(1), Just(3), Just(200)];
+    let announce = (
+        0..12_u8,
+        0..8_u8,
+        1..3_u16,
+        0..3_u64,
+        0..2_u64,
+        event,
+        wanted,
+    );
+    prop_oneof![
+        12 => announce.prop_map(|(id, ip, port, key, left, event, wanted)| Step::Announce {
+            id, ip, port, key, left, event, wanted
+        }),
+        2 => (0..900_u64).prop_map(|seconds| Step::Pass { seconds }),
+        1 => Just(Step::Expire),
+    ]
+}
+
+/// Four IPv4 and four IPv6 addresses.
+fn address(ip: u8, port: u16) -> SocketAddr {
+    let text = if ip < 4 {
+        format!("10.0.0.{ip}")
+    } else {
+        format!("2001:db8::{ip}")
+    };
+    SocketAddr::new(text.parse().unwrap(), port)
+}
+
+fn expire_all(shard: &mut Shard, now: Moment) {
+    // In small steps, so that a round is interrupted everywhere.
+    while !shard.expire(now, 2).1 {}
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn the_table_does_what_a_plain_list_would(steps in prop::collection::vec(step(), 1..120)) {
+        let mut shard = open();
+        let mut model = Model::default();
+        let mut now = 0;
+        for step in steps {
+            match step {
+                Step::Announce { id, ip, port, key, left, event, wanted } => {
+                    let key = (key > 0).then_some(key);
+                    let numwant = Some(wanted);
+                    let r = AnnounceRequest { event, key, numwant, ..request(id, port, left) };
+                    let at_addr = address(ip, port);
+                    model.announce(now, &r, at_addr);
+                    let asker = Asker { at: at_addr, local: false, exempt: false };
+                    let told = tell(&mut shard, at(now), &r, asker);
+                    let addrs: HashSet<_> = told.iter().map(|peer| peer.addr).collect();
+                    prop_assert_eq!(addrs.len(), told.len(), "told twice of a peer");
+                    let expected = model.told(now, &r, at_addr);
+                    if wanted == 200 {
+                        prop_assert_eq!(addrs, expected);
+                    } else {
+                        prop_assert!(told.len() <= wanted as usize);
+                        prop_assert!(addrs.is_subset(&expected));
+                    }
+                }
+                Step::Pass { seconds } => now += seconds,
+                Step::Expire => {
+                    expire_all(&mut shard, at(now));
+                    expire_all(&mut shard, at(now));
+                    model.peers.retain(|peer| peer.expires > now);
+                    let entry = shard.scrape(&HASH);
+                    let seeds = model.peers.iter().filter(|peer| peer.seed).count();
+                    prop_assert_eq!(entry.complete as usize, seeds);
+                    prop_assert_eq!(entry.incomplete as usize, model.peers.len() - seeds);
+                    if model.peers.is_empty() {
+                        // An open tracker forgets an empty swarm with its count.
+                        model.completed = 0;
+                        prop_assert_eq!(shard.swarms(), 0);
+                    }
+                    prop_assert_eq!(entry.downloaded, model.completed);
+                }
+            }
+            shard.check_invariant();
+        }
+    }
+}
+
+#[test]
+fn every_peer_is_told_about_equally_often() {
+    let mut shard = open();
+    for n in 0..100 {
+        tell(
+            &mut shard,
+            at(0),
+            &request(n, 1, 5),
+            asker(&format!("10.0.0.{n}"), 1),
+        );
+    }
+    let mut told = std::collections::HashMap::<SocketAddr, u32>::new();
+    let rounds = 2_000;
+    for _ in 0..rounds {
+        let r = AnnounceRequest {
+            numwant: Some(20),
+            ..request(50, 1, 5)
+        };
+        let peers = tell(&mut shard, at(0), &r, asker("10.0.0.50", 1));
+        assert_eq!(peers.len(), 20);
+        for peer in peers {
+            *told.entry(peer.addr).or_default() += 1;
+        }
+    }
+    assert_eq!(told.len(), 99);
+    // 404 expected each, standard deviation 18: ten of them are beyond chance.
+    for (addr, times) in told {
+        assert!((220..590).contains(&times), "{addr} {times}");
+    }
+}
+
+#[test]
+fn leechers_are_told_of_seeds_and_leechers_alike() {
+    let mut shard = open();
+    for n in 0..200 {
+        let left = u64::from(n % 2);
+        tell(
+            &mut shard,
+            at(0),
+            &request(n, 1, left),
+            asker(&format!("10.0.0.{n}"), 1),
+        );
+    }
+    let r = AnnounceRequest {
+        numwant: Some(50),
+        ..request(201, 1, 5)
+    };
+    let told = tell(&mut shard, at(0), &r, asker("10.0.1.1", 1));
+    let seeds = told
+        .iter()
+        .filter(|peer| peer.id.unwrap().0[0] % 2 == 0)
+        .count();
+    assert_eq!((told.len(), seeds), (50, 25));
+    let r = AnnounceRequest {
+        numwant: Some(150),
+        ..request(201, 1, 5)
+    };
+    let told = tell(&mut shard, at(0), &r, asker("10.0.1.1", 1));
+    assert_eq!(told.len(), 150);
+}
+
+#[test]
+fn the_other_family_fills_what_the_own_leaves() {
+    let mut shard = open();
+    for n in 0..10 {
+        tell(
+            &mut shard,
+            at(0),
+            &request(n, 1, 5),
+            asker(&format!("10.0.0.{n}"), 1),
+        );
+        tell(
+            &mut shard,
+            at(0),
+            &request(100 + n, 1, 5),
+            asker(&format!("2001:db8::{n}"), 1),
+        );
+    }
+    let r = AnnounceRequest {
+        numwant: Some(12),
+        ..request(50, 1, 5)
+    };
+    let told = tell(&mut shard, at(0), &r, asker("10.0.1.1", 1));
+    assert_eq!(told.iter().filter(|peer| peer.addr.is_ipv4()).count(), 10);
+    assert_eq!(told.len(), 12);
+}
+
+#[test]
+fn one_address_cannot_fill_a_swarm() {
+    let mut shard = open();
+    for n in 0..2_000_u16 {
+        let mut r = request(0, n + 1, 5);
+        r.peer_id.0[..2].copy_from_slice(&n.to_be_bytes());
+        tell(&mut shard, at(n.into()), &r, asker("192.0.2.1", n + 1));
+        shard.check_invariant();
+    }
+    assert_eq!(shard.scrape(&HASH).incomplete, 256);
+    // Those that spoke last stay.
+    let r = AnnounceRequest {
+        numwant: Some(200),
+        ..request(9, 1, 5)
+    };
+    let told = tell(&mut shard, at(2_000), &r, asker("192.0.2.9", 1));
+    assert!(told.iter().all(|peer| peer.addr.port() > 2_000 - 256));
+    // An exempt network may.
+    for n in 0..2_000_u16 {
+        let mut r = request(1, n + 1, 5);
+        r.peer_id.0[..2].copy_from_slice(&n.to_be_bytes());
+        let asker = Asker {
+            exempt: true,
+            ..asker("10.0.0.1", n + 1)
+        };
+        tell(&mut shard, at(2_000), &r, asker);
+    }
+    shard.check_invariant();
+    assert!(shard.scrape(&HASH).incomplete >= 2_000);
+}
+
+#[test]
+fn a_full_table_still_answers() {
+    let limits = Limits {
+        peers_per_swarm: 2,
+        swarms: 1,
+        ..Limits::default()
+    };
+    let mut shard = Shard::new(
+        Arc::new(Policy {
+            limits,
+            ..policy(Mode::Open)
+        }),
+        1,
+    );
+    for n in 0..4 {
+        let told = tell(
+            &mut shard,
+            at(0),
+            &request(n, 1, 5),
+            asker(&format!("10.0.0.{n}"), 1),
+        );
+        assert_eq!(told.len(), usize::from(n).min(2));
+    }
+    assert_eq!(shard.scrape(&HASH).incomplete, 2);
+    let mut reply = AnnounceReply::default();
+    let other = AnnounceRequest {
+        info_hash: InfoHash([8; 20]),
+        ..request(1, 1, 1)
+    };
+    let whole = Occupancy {
+        swarms: 1,
+        peers: 2,
+    };
+    let refused = shard.announce(at(0), &other, asker("10.0.0.1", 1), whole, &mut reply);
+    assert_eq!(refused, Err(Refusal::Full));
+    // At the limit of the whole tracker nobody joins, and who is in renews.
+    let mut shard = open();
+    tell(&mut shard, at(0), &request(1, 1, 5), asker("10.0.0.1", 1));
+    let whole = Occupancy {
+        swarms: 1,
+        peers: usize::MAX,
+    };
+    for (id, stored) in [(1, Stored::Renewed), (2, Stored::Full)] {
+        let asker = asker(&format!("10.0.0.{id}"), 1);
+        let outcome = shard.announce(at(0), &request(id, 1, 5), asker, whole, &mut reply);
+        assert_eq!(outcome, Ok(Announced::Stored(stored)));
+    }
+}
+
+#[test]
+fn a_stopped_stranger_makes_no_swarm() {
+    let mut shard = open();
+    let r = AnnounceRequest {
+        event: AnnounceEvent::Stopped,
+        ..request(1, 1, 5)
+    };
+    assert_eq!(tell(&mut shard, at(0), &r, asker("10.0.0.1", 1)), []);
+    assert_eq!(shard.swarms(), 0);
+}
+
+#[test]
+fn many_origins_take_turns_and_leave_room() {
+    let mut shard = Shard::new(Arc::new(policy(Mode::Registered)), 1);
+    let origin = |n: u8| {
+        Some(OriginSeed {
+            id: PeerId([n; 20]),
+            addrs: [SocketAddr::new([10, 1, 0, n].into(), 1)]
+                .into_iter()
+                .collect(),
+        })
+    };
+    let table: Vec<_> = (0..10)
+        .map(|n| if n == 3 { None } else { origin(n) })
+        .collect();
+    shard.set_origins(table.into());
+    for slot in 0..10 {
+        shard.register(HASH, Some(slot));
+        shard.register(HASH, Some(slot));
+    }
+    tell(&mut shard, at(0), &request(99, 1, 5), asker("10.0.0.1", 1));
+    let mut seen = HashSet::new();
+    for _ in 0..200 {
+        let told = tell(&mut shard, at(0), &request(98, 1, 5), asker("10.0.0.2", 1));
+        assert_eq!(told.len(), ORIGINS_PER_REPLY + 1);
+        assert_eq!(told.last().unwrap().id, Some(PeerId([99; 20])));
+        seen.extend(told[..ORIGINS_PER_REPLY].iter().map(|peer| peer.addr));
+    }
+    assert_eq!(seen.len(), 9, "all that are awake, in turn");
+    assert_eq!(shard.scrape(&HASH).complete, 9);
+    // An origin that announces is answered, and not counted twice.
+    let told = tell(&mut shard, at(0), &request(1, 1, 0), asker("10.1.0.1", 1));
+    assert_eq!(told.len(), 2);
+    assert_eq!(shard.scrape(&HASH).complete, 9);
+}
+
+#[test]
+fn rate_and_stall_follow_what_is_left() {
+    let mut shard = open();
+    let peer = |shard: &Shard| *shard.swarm(&HASH).unwrap().v4().next().unwrap();
+    tell(
+        &mut shard,
+        at(0),
+        &request(1, 1, 1_000_000),
+        asker("10.0.0.1", 1),
+    );
+    tell(
+        &mut shard,
+        at(10),
+        &request(1, 1, 500_000),
+        asker("10.0.0.1", 1),
+    );
+    assert_eq!((peer(&shard).rate, peer(&shard).advanced), (50_000, at(10)));
+    tell(
+        &mut shard,
+        at(20),
+        &request(1, 1, 500_000),
+        asker("10.0.0.1", 1),
+    );
+    assert_eq!((peer(&shard).rate, peer(&shard).advanced), (0, at(10)));
+    assert_eq!(peer(&shard).joined, at(0));
+}
