@@ -34,3 +34,23 @@ pub trait Blob: Send + Sync + 'static {
         None
     }
 }
+
+/// A small blob in memory.
+#[derive(Debug, Clone)]
+pub struct BytesBlob(pub Bytes);
+
+#[async_trait]
+impl Blob for BytesBlob {
+    fn length(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn stream(self: Arc<Self>, range: Range<u64>) -> BlobStream {
+        let within = |at: u64| usize::try_from(at).ok().filter(|at| *at <= self.0.len());
+        let item = match (within(range.start), within(range.end)) {
+            (Some(start), Some(end)) if start <= end => Ok(self.0.slice(start..end)),
+            _ => Err(BlobError("bug: a range beyond the blob's end".into())),
+        };
+        Box::pin(futures_util::stream::iter([item]))
+    }
+}
