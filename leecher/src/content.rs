@@ -55,6 +55,8 @@ pub struct Content {
     flusher: Option<Arc<Flusher>>,
     /// What a clean end leaves behind; only partial content of the store has one.
     record: Option<Record>,
+    /// It became complete while it was open.
+    sealed: AtomicBool,
 }
 
 /// Files and how much of them waits to be written back; the flusher's view of a content.
@@ -259,6 +261,7 @@ impl Content {
             have: Mutex::new(have),
             flusher,
             record,
+            sealed: AtomicBool::new(false),
         }
     }
 
@@ -292,7 +295,7 @@ impl Content {
     pub fn write_at(&self, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         let len = slices.iter().map(|slice| slice.len() as u64).sum();
         self.bounds(offset, len)?;
-        let Some(flusher) = &self.flusher else {
+        let Some(flusher) = self.flusher.as_ref().filter(|_| !self.sealed()) else {
             return Err(ContentError::ReadOnly.into());
         };
         self.files.check()?;
@@ -320,7 +323,7 @@ impl Content {
     /// Makes everything recorded so far durable (data, then record), so that the next start
     /// need not hash it. Blocking.
     pub fn sync(&self) -> io::Result<()> {
-        if self.flusher.is_none() {
+        if self.flusher.is_none() || self.sealed() {
             return Ok(());
         }
         // Taken before the flush: what is recorded later may not be on disk yet.
@@ -330,6 +333,17 @@ impl Content {
             (Some(record), Some(file)) => record.write(file, &self.geometry, &have),
             _ => Ok(()),
         }
+    }
+
+    /// Whether every piece is what `info` says. Reads and hashes everything.
+    pub(crate) fn matches(&self, info: &Info) -> io::Result<bool> {
+        check::verify(&self.files.files, info, &mut |_| ()).map(|have| have.is_full())
+    }
+
+    /// It is complete and has its final name: nothing is written any more.
+    pub(crate) fn seal(&self) {
+        self.sealed.store(true, Ordering::Release);
+        self.detach();
     }
 
     /// The files are no longer where they were opened (committed or removed): whoever still
@@ -343,6 +357,10 @@ impl Content {
     /// Writes back what is dirty, and waits for the disk.
     pub(crate) fn flush(&self) -> io::Result<()> {
         self.files.flush()
+    }
+
+    fn sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
     }
 
     fn bounds(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! Content as the engine uses it: one file or many, fresh, half there, or in the way.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::fs;
@@ -285,9 +287,7 @@ fn what_cannot_fit_is_refused_at_once() {
     let error = output(dir.path(), &info).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StorageFull);
     assert!(
-        error
-            .to_string()
-            .contains("70368744177664 more are needed"),
+        error.to_string().contains("70368744177664 more are needed"),
         "{error}"
     );
     assert_eq!(names(dir.path()), [""; 0]);

@@ -183,7 +183,10 @@ impl Files {
 
     /// Asks the kernel to forget what it holds in memory, so that the next read asks the disk.
     pub(super) fn forget_cached(&self) {
-        let forget = |file: &File| drop(rustix::fs::fadvise(file, 0, None, Advice::DontNeed));
+        // Advice: where it is not taken, nothing else would help either.
+        let forget = |file: &File| {
+            let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+        };
         match self {
             Self::One { file, .. } => forget(file),
             Self::Many(tree) => tree.lock().0.iter().for_each(|(_, file)| forget(file)),
