@@ -278,7 +278,7 @@ async fn several_trackers_in_one_process_and_threads_of_their_own() {
             ..open()
         })
         .await;
-        let error = taken.err().expect("the port is taken").to_string();
+        let error = taken.expect_err("the port is taken").to_string();
         assert!(
             error.starts_with(&format!("tracker cannot listen on {listen}: ")),
             "{error}"

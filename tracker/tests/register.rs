@@ -284,7 +284,7 @@ async fn an_unusable_directory_is_said_at_the_start() {
         ..registered()
     })
     .await;
-    let error = started.err().expect("a file is no directory").to_string();
+    let error = started.expect_err("a file is no directory").to_string();
     assert!(
         error.starts_with("tracker cannot keep registrations in "),
         "{error}"
