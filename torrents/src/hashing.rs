@@ -1,69 +1,88 @@
 //! Hashing at the speed of the disk: SHA-1 per piece, several pieces at once where the CPU
-//! can, and the one-pass hasher of an upload (SHA-1 per piece and SHA-256 of the whole).
+//! can, and the one-pass hasher of an upload (SHA-1 per piece; its SHA-256 runs beside it).
+//!
+//! `multi` holds the instructions, `compress` chooses between them and the `sha1` crate,
+//! `message` cuts segments into blocks, `stream` cuts an upload into pieces.
+
+mod compress;
+mod message;
+#[cfg(target_arch = "x86_64")]
+mod multi;
+mod stream;
+
+use bytes::Bytes;
+use sha1::{Digest, Sha1};
 
 use crate::metainfo::PieceHash;
 
+pub use stream::{HashedPieces, StreamHasher};
+
+const KIB: u32 = 1 << 10;
+const MIB: u32 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Up to this length pieces are small, so that even a small blob is shared while it arrives.
+const SMALL_UP_TO: u64 = 128 * MIB as u64;
+/// Up to this length pieces are [`MEDIUM`]; above, there would be too many.
+const MEDIUM_UP_TO: u64 = 96 * GIB;
+
+const SMALL: u32 = 256 * KIB;
+const MEDIUM: u32 = MIB;
+const LARGE: u32 = 16 * MIB;
+
 /// Piece length for a new torrent: 256 KiB up to 128 MiB, 1 MiB up to 96 GiB, 16 MiB above.
 pub fn piece_len_for(length: u64) -> u32 {
-    let _ = length;
-    todo!()
+    if length <= SMALL_UP_TO {
+        SMALL
+    } else if length <= MEDIUM_UP_TO {
+        MEDIUM
+    } else {
+        LARGE
+    }
 }
 
 /// SHA-1 of one piece given as segments in order.
 pub fn piece_hash(segments: &[impl AsRef<[u8]>]) -> PieceHash {
-    let _ = segments.len();
-    todo!()
+    let mut hasher = Sha1::new();
+    for segment in segments {
+        hasher.update(segment);
+    }
+    hasher.finalize().into()
 }
 
 /// SHA-1 of several independent messages at once, interleaved when the CPU has SHA-NI.
 /// Each message is a list of segments in order.
-pub fn piece_hashes(messages: &[&[bytes::Bytes]]) -> Vec<PieceHash> {
-    let _ = messages;
-    todo!()
-}
-
-/// Hashes an upload of unknown length as it streams: SHA-1 for both small piece lengths until
-/// 128 MiB, then for 1 MiB only. (The caller runs SHA-256, which needs no geometry, beside it.)
 ///
-/// Above 96 GiB `finish` says that the torrent must be re-hashed at 16 MiB.
-#[derive(Debug)]
-pub struct StreamHasher {
-    _private: (),
+/// Four at a time is where one core is busy; messages of any length and number are fine.
+pub fn piece_hashes(messages: &[&[Bytes]]) -> Vec<PieceHash> {
+    message::hash_all(messages)
 }
 
-/// What an upload's pieces hash to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HashedPieces {
-    /// The piece length that `piece_len_for` names for the length, or the largest hashed.
-    pub piece_len: u32,
-    /// One hash a piece.
-    pub pieces: Vec<PieceHash>,
-    /// The table wants larger pieces: hash again in the background.
-    pub rehash: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl StreamHasher {
-    /// Nothing hashed yet.
-    pub fn new() -> Self {
-        todo!()
+    #[test]
+    fn piece_lengths_are_those_every_origin_uses() {
+        for (length, piece_len) in [
+            (0, 256 << 10),
+            (1, 256 << 10),
+            (128 << 20, 256 << 10),
+            ((128 << 20) + 1, 1 << 20),
+            (96 << 30, 1 << 20),
+            ((96 << 30) + 1, 16 << 20),
+            (u64::MAX, 16 << 20),
+        ] {
+            assert_eq!(piece_len_for(length), piece_len, "{length}");
+        }
     }
-    /// The next bytes, of any length.
-    pub fn update(&mut self, bytes: &[u8]) {
-        let _ = bytes;
-        todo!()
-    }
-    /// Bytes so far.
-    pub fn length(&self) -> u64 {
-        todo!()
-    }
-    /// The hashes for the final length. Empty input gives no pieces.
-    pub fn finish(self) -> HashedPieces {
-        todo!()
-    }
-}
 
-impl Default for StreamHasher {
-    fn default() -> Self {
-        Self::new()
+    #[test]
+    fn a_piece_is_its_segments_joined() {
+        let abc = "a9993e364706816aba3e25717850c26c9cd0d89d";
+        assert_eq!(hex::encode(piece_hash(&["a", "", "bc"])), abc);
+        let none: [&[u8]; 0] = [];
+        let empty = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
+        assert_eq!(hex::encode(piece_hash(&none)), empty);
     }
 }
