@@ -3,9 +3,15 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use proptest::prelude::*;
+use std::net::SocketAddr;
 
+use proptest::prelude::*;
+use torrents::PeerId;
+use torrents::announce::ReplyPeer;
+
+use super::swarm::ORIGINS_PER_REPLY;
 use super::*;
+use crate::peers::Stored;
 
 const HASH: InfoHash = InfoHash([7; 20]);
 const WHOLE: Occupancy = Occupancy {
