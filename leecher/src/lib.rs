@@ -16,9 +16,33 @@ pub mod limits;
 pub mod store;
 pub mod webseed;
 
+mod assembly;
+mod blame;
+mod board;
+mod connection;
+mod dial;
+mod hashing;
+mod listen;
+mod metadata;
+mod outbox;
+mod peer_task;
+mod seeds;
+mod slabs;
+mod status;
+mod torrent;
+mod torrent_task;
+mod upload;
+
 pub use content::Content;
 pub use engine::{
     Config, Download, DownloadError, Engine, EngineError, Gate, Library, OpenGate, PeerStatus,
     Phase, Progress, Reader, Seed, Torrent, TorrentError, TorrentStatus, Transfer,
 };
 pub use store::LocalStore;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks; after a panic elsewhere too, for what is behind our locks is changed in single steps.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

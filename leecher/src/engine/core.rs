@@ -1,0 +1,379 @@
+//! What all torrents of an engine share, and the register of those that are live.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures_util::FutureExt;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use torrents::{Info, InfoHash};
+
+use super::{Config, Download, DownloadError, EngineError, Gate, Library};
+use crate::announcer::{Announcement, Announcer, Totals};
+use crate::connection::Connection;
+use crate::content::Content;
+use crate::hashing::HashPool;
+use crate::limits::Limit;
+use crate::locked;
+use crate::seeds::Seeds;
+use crate::slabs::Slabs;
+use crate::status::Phase;
+use crate::torrent::{Command, Shared, Torrent, TorrentError};
+use crate::torrent_task::{Beginning, TorrentTask};
+use crate::upload::{self, Buffers};
+
+/// Locks that make opening a torrent single flight; hashes share them.
+const STRIPES: usize = 64;
+/// Commands that may wait for a torrent's task.
+const COMMANDS: usize = 32;
+/// Peers asked of a tracker while something is missing.
+const NUMWANT: u32 = 50;
+
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) local_addr: SocketAddr,
+    pub(crate) gate: Arc<dyn Gate>,
+    pub(crate) client: reqwest::Client,
+    pub(crate) hashers: HashPool,
+    pub(crate) slabs: Slabs,
+    pub(crate) buffers: Buffers,
+    pub(crate) upload_limit: Limit,
+    pub(crate) download_limit: Limit,
+    /// Bytes of one upload at most: less than usual when a limit is low.
+    pub(crate) upload_batch: AtomicU32,
+    /// Connections that may still be opened.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) seeds: Seeds,
+    /// What trackers know us by when our address changes.
+    pub(crate) key: u64,
+    /// Zero of the machines' clocks.
+    pub(crate) epoch: Instant,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    library: Arc<dyn Library>,
+    torrents: Mutex<HashMap<InfoHash, Torrent>>,
+    opening: [tokio::sync::Mutex<()>; STRIPES],
+    /// Torrents that share the memory.
+    downloads: Arc<watch::Sender<usize>>,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("local_addr", &self.local_addr)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A claim on an equal share of the memory, given up by dropping it.
+pub(crate) struct DownloadShare {
+    downloads: Arc<watch::Sender<usize>>,
+    memory: u64,
+}
+
+impl DownloadShare {
+    /// What is this one's now.
+    pub(crate) fn bytes(&self) -> u64 {
+        let count = *self.downloads.borrow();
+        self.memory / u64::try_from(count.max(1)).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for DownloadShare {
+    fn drop(&mut self) {
+        self.downloads.send_modify(|count| *count -= 1);
+    }
+}
+
+/// How a torrent is opened.
+struct Opening {
+    info: Info,
+    content: Arc<Content>,
+    trackers: Vec<Vec<String>>,
+    web_seeds: Vec<String>,
+    eager_web_seed: bool,
+    on_demand: bool,
+}
+
+impl Core {
+    pub(super) fn new(
+        config: Config,
+        local_addr: SocketAddr,
+        library: Arc<dyn Library>,
+        gate: Arc<dyn Gate>,
+    ) -> Result<Self, EngineError> {
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("groundswell/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            // Trackers and web seeds are inside; a proxy for the outside would break them.
+            .no_proxy()
+            .connect_timeout(std::time::Duration::from_secs(4))
+            .build()?;
+        let core = Self {
+            hashers: HashPool::start().map_err(EngineError::Threads)?,
+            slabs: Slabs::new(config.memory),
+            buffers: Buffers::default(),
+            upload_limit: Limit::new(config.upload_limit),
+            download_limit: Limit::new(config.download_limit),
+            upload_batch: AtomicU32::new(upload_batch(config.upload_limit)),
+            places: Arc::new(Semaphore::new(
+                config.max_connections.min(Semaphore::MAX_PERMITS),
+            )),
+            seeds: Seeds::default(),
+            key: rand::random(),
+            epoch: Instant::now(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            library,
+            torrents: Mutex::default(),
+            opening: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+            downloads: Arc::new(watch::Sender::new(0)),
+            config,
+            local_addr,
+            gate,
+            client,
+        };
+        Ok(core)
+    }
+
+    pub(crate) fn announced_addr(&self) -> SocketAddr {
+        let ip = self.config.advertise.unwrap_or(self.local_addr.ip());
+        SocketAddr::new(ip, self.local_addr.port())
+    }
+
+    pub(super) fn set_limits(&self, upload: Option<u64>, download: Option<u64>) {
+        self.upload_limit.set(upload);
+        self.download_limit.set(download);
+        self.upload_batch
+            .store(upload_batch(upload), Ordering::Relaxed);
+    }
+
+    /// A share of the memory for one more download.
+    pub(crate) fn share(&self) -> DownloadShare {
+        self.downloads.send_modify(|count| *count += 1);
+        DownloadShare {
+            downloads: Arc::clone(&self.downloads),
+            memory: self.config.memory,
+        }
+    }
+
+    /// Tells when shares change.
+    pub(crate) fn downloads(&self) -> watch::Receiver<usize> {
+        self.downloads.subscribe()
+    }
+
+    // The register.
+
+    /// A torrent that is live, or failed and not forgotten.
+    pub(crate) fn torrent(&self, info_hash: InfoHash) -> Option<Torrent> {
+        locked(&self.torrents).get(&info_hash).cloned()
+    }
+
+    pub(crate) fn torrents(&self) -> Vec<Torrent> {
+        locked(&self.torrents).values().cloned().collect()
+    }
+
+    fn live(&self, info_hash: InfoHash) -> Option<Torrent> {
+        self.torrent(info_hash)
+            .filter(|torrent| !torrent.shared.is_over())
+    }
+
+    /// Whether a live torrent speaks to trackers for itself.
+    pub(crate) fn announces_itself(&self, info_hash: InfoHash) -> bool {
+        self.live(info_hash)
+            .is_some_and(|torrent| torrent.shared.announced)
+    }
+
+    /// The torrent for a peer that asks for it: the live one, or one opened from the library.
+    pub(crate) async fn route(self: &Arc<Self>, info_hash: InfoHash) -> Option<Torrent> {
+        if let Some(live) = self.live(info_hash) {
+            return Some(live);
+        }
+        let _one = self.stripe(info_hash).lock().await;
+        if let Some(live) = self.live(info_hash) {
+            return Some(live);
+        }
+        let (info, content) = self.library.open(info_hash).await?;
+        if info.hash() != info_hash || !content.have().is_full() {
+            tracing::error!(%info_hash, "bug: the library gave something else than was asked");
+            return None;
+        }
+        self.open(Opening {
+            info,
+            content,
+            trackers: Vec::new(),
+            web_seeds: Vec::new(),
+            eager_web_seed: false,
+            on_demand: true,
+        })
+    }
+
+    /// Brings a peer to its torrent, in a task of the engine's.
+    pub(crate) fn bring(self: &Arc<Self>, connection: Connection) {
+        let core = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if let Some(torrent) = core.route(connection.handshake.info_hash).await {
+                let inbound = Command::Inbound(Box::new(connection));
+                // Refused twice, it dials again.
+                let _ = torrent.shared.commands.send(inbound).await;
+            }
+        });
+    }
+
+    pub(super) async fn download(
+        self: &Arc<Self>,
+        download: Download,
+    ) -> Result<Torrent, DownloadError> {
+        let info_hash = download.info.hash();
+        let _one = self.stripe(info_hash).lock().await;
+        let torrent = match self.torrent(info_hash) {
+            Some(live) if !live.shared.is_over() => live,
+            former => {
+                if let Some(former) = former {
+                    former.shared.ended.cancelled().await;
+                }
+                self.open(Opening {
+                    info: download.info,
+                    content: download.content,
+                    trackers: download.trackers,
+                    web_seeds: download.web_seeds,
+                    eager_web_seed: download.eager_web_seed,
+                    on_demand: false,
+                })
+                .ok_or(DownloadError::Closed)?
+            }
+        };
+        torrent.add_peers(&download.peers);
+        Ok(torrent)
+    }
+
+    fn stripe(&self, info_hash: InfoHash) -> &tokio::sync::Mutex<()> {
+        &self.opening[usize::from(info_hash.0[0]) % STRIPES]
+    }
+
+    /// Starts a torrent's task; `None` when the engine is shutting down.
+    fn open(self: &Arc<Self>, opening: Opening) -> Option<Torrent> {
+        let info_hash = opening.info.hash();
+        let announced = opening.trackers.iter().any(|tier| !tier.is_empty());
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let shared = Arc::new(Shared::new(
+            opening.info,
+            opening.content,
+            commands,
+            self.stop.child_token(),
+            announced,
+        ));
+        let torrent = Torrent {
+            shared: Arc::clone(&shared),
+        };
+        {
+            let mut torrents = locked(&self.torrents);
+            if self.stop.is_cancelled() {
+                return None;
+            }
+            torrents.insert(info_hash, torrent.clone());
+        }
+        let task = TorrentTask::new(
+            Arc::clone(self),
+            Beginning {
+                shared: Arc::clone(&shared),
+                commands: inbox,
+                trackers: opening.trackers,
+                web_seeds: opening.web_seeds,
+                eager_web_seed: opening.eager_web_seed,
+                on_demand: opening.on_demand,
+            },
+        );
+        let core = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let run = AssertUnwindSafe(task.run()).catch_unwind().await;
+            if run.is_err() {
+                tracing::error!(%info_hash, "bug: the task of a torrent failed");
+                shared.end(TorrentError::Bug);
+            }
+            core.ended(&shared);
+        });
+        Some(torrent)
+    }
+
+    /// A torrent's task is gone. A failed one stays in the register, to tell why.
+    fn ended(&self, shared: &Arc<Shared>) {
+        let info_hash = shared.info.hash();
+        {
+            let mut torrents = locked(&self.torrents);
+            let current = torrents.get(&info_hash);
+            let ours = current.is_some_and(|torrent| Arc::ptr_eq(&torrent.shared, shared));
+            let closed = matches!(shared.board.ended(), None | Some(TorrentError::Closed));
+            if ours && closed {
+                torrents.remove(&info_hash);
+            }
+        }
+        if shared.announced {
+            self.seeds.resume(info_hash);
+        }
+        shared.ended.cancel();
+    }
+
+    /// Ends a torrent and waits until nothing of it is left.
+    pub(super) async fn close(&self, info_hash: InfoHash) {
+        // So that no download begins anew while the old one still writes.
+        let _one = self.stripe(info_hash).lock().await;
+        let torrent = locked(&self.torrents).remove(&info_hash);
+        if let Some(torrent) = torrent {
+            torrent.shared.stop.cancel();
+            torrent.shared.ended.cancelled().await;
+        }
+    }
+
+    /// Announces a live torrent, if it has trackers.
+    pub(crate) fn announce(
+        &self,
+        shared: &Arc<Shared>,
+        trackers: Vec<Vec<String>>,
+        found: mpsc::Sender<Vec<SocketAddr>>,
+    ) -> Option<Announcer> {
+        if !shared.announced {
+            return None;
+        }
+        let about = Arc::clone(shared);
+        let announcement = Announcement {
+            info_hash: shared.info.hash(),
+            peer_id: self.config.peer_id,
+            addr: self.announced_addr(),
+            advertise: self.config.advertise.is_some(),
+            trackers,
+            totals: Arc::new(move || totals(&about)),
+            found,
+        };
+        Some(Announcer::start(self.client.clone(), announcement))
+    }
+}
+
+/// What trackers are told. A seed asks for nobody: leechers come by themselves.
+fn totals(shared: &Shared) -> Totals {
+    let (uploaded, downloaded) = locked(&shared.ledger).totals();
+    let progress = shared.progress.borrow();
+    Totals {
+        uploaded,
+        downloaded,
+        left: progress.length - progress.verified,
+        numwant: match progress.phase {
+            Phase::Downloading => NUMWANT,
+            Phase::Seeding | Phase::Failed => 0,
+        },
+    }
+}
+
+/// At a low limit a whole batch would come as a burst and then nothing for long.
+fn upload_batch(limit: Option<u64>) -> u32 {
+    let tenth = limit.map_or(u64::from(upload::BATCH), |limit| limit / 10);
+    u32::try_from(tenth)
+        .unwrap_or(upload::BATCH)
+        .clamp(16 * 1024, upload::BATCH)
+}

@@ -1,0 +1,223 @@
+//! Web seeds as peers that have everything: each run of blocks that the machine asks for is one
+//! range request, its bytes are cut into blocks and come in like anybody's.
+//!
+//! A web seed that fails leaves the swarm and is met again later, as somebody new.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use torrents::Block;
+use torrents::swarm::{Event, PeerKey, PeerKind};
+
+use super::peers::Peer;
+use super::{Ended, TorrentTask};
+use crate::engine::Core;
+use crate::peer_task::{Batch, FromPeer, Gone};
+use crate::webseed;
+
+/// The first pause after a failure, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Web seeds of one torrent.
+const MAX_WEB_SEEDS: usize = 8;
+
+/// Payload of one batch at most.
+const BATCH: usize = 256 * 1024;
+
+/// Where it is, and how often in a row it failed.
+#[derive(Debug, Clone)]
+pub(super) struct WebSeed {
+    url: Arc<str>,
+    failures: u32,
+}
+
+/// A web seed among the peers.
+pub(super) struct Web {
+    seed: WebSeed,
+    fetches: Vec<Fetch>,
+}
+
+struct Fetch {
+    owed: Vec<Block>,
+    task: AbortHandle,
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Web {
+    /// Blocks came, or are not wanted: a fetch that owes nothing more is dropped.
+    fn settle(&mut self, blocks: &[Block]) {
+        for fetch in &mut self.fetches {
+            fetch.owed.retain(|owed| !blocks.contains(owed));
+        }
+        self.fetches.retain(|fetch| !fetch.owed.is_empty());
+    }
+
+    pub(super) fn cancel(&mut self, blocks: &[Block]) {
+        self.settle(blocks);
+    }
+
+    pub(super) fn received(&mut self, blocks: &[Block]) {
+        self.seed.failures = 0;
+        self.settle(blocks);
+    }
+}
+
+impl TorrentTask {
+    /// What a web seed is asked for lies in one file: torrents of several have none.
+    pub(super) fn meet_web_seeds(&mut self, urls: Vec<String>) {
+        if self.swarm.is_complete() || self.shared.info.files().len() != 1 {
+            return;
+        }
+        for url in urls.into_iter().take(MAX_WEB_SEEDS) {
+            self.meet_web_seed(WebSeed {
+                url: url.into(),
+                failures: 0,
+            });
+        }
+    }
+
+    pub(super) fn meet_web_seed(&mut self, seed: WebSeed) {
+        if self.swarm.is_complete() {
+            return;
+        }
+        let peer = self.next_key();
+        let fetches = Vec::new();
+        self.peers.insert(peer, Peer::Web(Web { seed, fetches }));
+        self.handle(Event::Connected {
+            peer,
+            addr: None,
+            id: None,
+            kind: PeerKind::WebSeed,
+        });
+    }
+
+    pub(super) fn part_from_web_seeds(&mut self) {
+        let web = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| matches!(peer, Peer::Web(_)));
+        let keys: Vec<PeerKey> = web.map(|(&key, _)| key).collect();
+        for peer in keys {
+            self.part(peer);
+            self.handle(Event::Disconnected { peer });
+        }
+    }
+
+    /// It will be met again after a while, longer each time.
+    pub(super) fn web_seed_failed(&mut self, peer: PeerKey, why: &Gone) {
+        let Some(Peer::Web(web)) = self.peers.get(&peer) else {
+            return;
+        };
+        let mut seed = web.seed.clone();
+        tracing::debug!(url = %seed.url, %why, "web seed failed");
+        let pause = FIRST_PAUSE * (1 << seed.failures.min(5));
+        seed.failures += 1;
+        self.tasks.spawn(async move {
+            tokio::time::sleep(pause.min(LONGEST_PAUSE)).await;
+            Ended::WebSeed(seed)
+        });
+    }
+
+    /// Fetches consecutive blocks with one request.
+    pub(super) fn fetch(&mut self, peer: PeerKey, blocks: Vec<Block>) {
+        let geometry = self.shared.info.geometry();
+        let (Some(&first), Some(&last)) = (blocks.first(), blocks.last()) else {
+            return;
+        };
+        let start = geometry.block_offset(first);
+        let end = geometry.block_offset(last) + u64::from(last.len);
+        let length = geometry.length();
+        let Some(Peer::Web(web)) = self.peers.get(&peer) else {
+            return;
+        };
+        let fetcher = Fetcher {
+            core: Arc::clone(&self.core),
+            url: Arc::clone(&web.seed.url),
+            peer,
+            to_torrent: self.to_us.clone(),
+        };
+        let owed = blocks.clone();
+        let task = self.watch_fetch(peer, async move {
+            fetcher.run(start..end, length, blocks).await
+        });
+        if let Some(Peer::Web(web)) = self.peers.get_mut(&peer) {
+            web.fetches.push(Fetch { owed, task });
+        }
+    }
+
+    /// Like `watch`, but only a failure is an end.
+    fn watch_fetch(
+        &mut self,
+        peer: PeerKey,
+        fetch: impl Future<Output = Result<(), Gone>> + Send + 'static,
+    ) -> AbortHandle {
+        let to_torrent = self.to_us.clone();
+        self.tasks.spawn(async move {
+            let result = AssertUnwindSafe(fetch).catch_unwind().await;
+            if let Err(why) = result.unwrap_or(Err(Gone::Bug)) {
+                let _ = to_torrent.send(FromPeer::Gone { peer, why }).await;
+            }
+            Ended::Told
+        })
+    }
+}
+
+/// One range request.
+struct Fetcher {
+    core: Arc<Core>,
+    url: Arc<str>,
+    peer: PeerKey,
+    to_torrent: mpsc::Sender<FromPeer>,
+}
+
+impl Fetcher {
+    async fn run(
+        self,
+        range: std::ops::Range<u64>,
+        length: u64,
+        blocks: Vec<Block>,
+    ) -> Result<(), Gone> {
+        let failed = |why: webseed::WebSeedError| Gone::WebSeed(why.to_string().into());
+        let mut body = webseed::fetch(&self.core.client, &self.url, range, length)
+            .await
+            .map_err(failed)?;
+        let mut due = blocks.into_iter().peekable();
+        let mut slab = BytesMut::with_capacity(BATCH);
+        let mut batch = Batch::new(self.peer);
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(failed)?;
+            self.core.download_limit.take(chunk.len() as u64).await;
+            slab.extend_from_slice(&chunk);
+            while let Some(block) = due.next_if(|block| slab.len() >= block.len as usize) {
+                batch.push_block(block, slab.split_to(block.len as usize).freeze());
+            }
+            if batch.blocks.len() * 16 * 1024 >= BATCH || due.peek().is_none() {
+                self.pass(&mut batch).await;
+            }
+        }
+        self.pass(&mut batch).await;
+        match due.peek() {
+            None => Ok(()),
+            Some(_) => Err(Gone::WebSeed("it sent fewer bytes than it promised".into())),
+        }
+    }
+
+    async fn pass(&self, batch: &mut Batch) {
+        if !batch.blocks.is_empty() {
+            let full = std::mem::replace(batch, Batch::new(self.peer));
+            // An error means that the torrent is ending, and with it this task.
+            let _ = self.to_torrent.send(FromPeer::Batch(full)).await;
+        }
+    }
+}
