@@ -185,8 +185,8 @@ impl Decoder {
                 buffer.advance(4);
                 return Ok(Some(Frame::Message(Message::KeepAlive)));
             }
+            self.check_any_length(len)?;
             let Some(&id) = buffer.get(4) else {
-                self.check_any_length(len)?;
                 return Ok(None);
             };
             self.check_length(id, len)?;
@@ -205,7 +205,7 @@ impl Decoder {
         }
     }
 
-    /// Before the id is there: no frame is longer than the longest of them.
+    /// Whatever the id, which may not be there yet: no frame is longer than the longest.
     fn check_any_length(&self, len: u32) -> Result<(), WireError> {
         let longest = self
             .bitfield_len()

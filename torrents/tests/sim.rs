@@ -2,7 +2,11 @@
 //!
 //! Every run prints its seed; `SWARM_SEED=<n>` replays one.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of a test"
+)]
 
 use std::time::Duration;
 

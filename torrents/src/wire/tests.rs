@@ -104,10 +104,11 @@ fn wrong_lengths_are_refused_as_soon_as_the_id_is_there() {
         decode(b"\0\0\0\x09\x07"),
         Err(WireError::Length { id: 7, len: 9 })
     );
-    let long = MAX_EXTENDED_LEN + 1;
-    let head = [&long.to_be_bytes()[..], &[20]].concat();
-    assert_eq!(decode(&head), Err(WireError::Length { id: 20, len: long }));
-    // Without the id, what fits no message at all is refused.
+    // What fits no message at all is refused, alike with and without the id.
+    let len = MAX_EXTENDED_LEN + 1;
+    let head = [&len.to_be_bytes()[..], &[20]].concat();
+    assert_eq!(decode(&head), Err(WireError::TooLong { len }));
+    assert_eq!(decode(&head[..4]), Err(WireError::TooLong { len }));
     assert_eq!(
         decode(&u32::MAX.to_be_bytes()),
         Err(WireError::TooLong { len: u32::MAX })
