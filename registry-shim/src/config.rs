@@ -170,28 +170,6 @@ impl Default for Config {
     }
 }
 
-impl Config {
-    /// Every configured tracker's announce address, one a tier, without repetition.
-    pub(crate) fn announce_tiers(&self) -> Vec<Vec<String>> {
-        let mut tiers: Vec<Vec<String>> = Vec::new();
-        for tracker in self.tracker_bases() {
-            if let Some(url) = below(tracker, "announce") {
-                let tier = vec![url.to_string()];
-                if !tiers.contains(&tier) {
-                    tiers.push(tier);
-                }
-            }
-        }
-        tiers
-    }
-
-    /// Every configured tracker.
-    pub(crate) fn tracker_bases(&self) -> impl Iterator<Item = &Url> {
-        let herds = self.herds.iter().flat_map(|herd| &herd.trackers);
-        herds.chain(&self.trackers)
-    }
-}
-
 /// The address of `path` (percent-encoded) below a base address, keeping the base's own path.
 pub(crate) fn below(base: &Url, path: &str) -> Option<Url> {
     let base = base.as_str().trim_end_matches('/');
@@ -244,27 +222,5 @@ mod tests {
         ] {
             assert!(text.parse::<Herd>().is_err(), "{text:?}");
         }
-    }
-
-    #[test]
-    fn trackers_are_announced_to_once_each() {
-        let config = Config {
-            herds: vec![herd("a"), herd("b")],
-            trackers: vec![
-                Url::parse("http://a:15003").unwrap(),
-                Url::parse("http://t/base/").unwrap(),
-            ],
-            ..Config::default()
-        };
-        let tiers = config.announce_tiers();
-        let flat: Vec<_> = tiers.iter().map(|tier| tier[0].as_str()).collect();
-        assert_eq!(
-            flat,
-            [
-                "http://a:15003/announce",
-                "http://b:15003/announce",
-                "http://t/base/announce"
-            ]
-        );
     }
 }

@@ -10,8 +10,25 @@
 //! nothing that is being read or downloaded is evicted. A push is never accepted.
 
 pub mod agent;
+mod api;
+mod blobs;
+mod body;
 pub mod config;
+mod fetch;
+mod files;
+mod herds;
+mod knowledge;
+mod ledger;
+mod manifests;
+mod metrics;
+mod origin;
+mod recent;
+mod registry;
+mod shelf;
+mod shim;
 pub mod status;
+mod tags;
+mod trackers;
 
 pub use agent::{Addrs, Agent, AgentError};
 pub use config::{Config, Herd, InvalidHerd, Patience};

@@ -1,0 +1,424 @@
+//! Blobs: from the store, from the download under way, or from one that starts now.
+//!
+//! One download per digest, however many ask and through however many repositories; but each
+//! repository is checked by itself, for content of one must not be read through another.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use leecher::store::StoreError;
+use leecher::{Content, Download, Seed, Torrent};
+use oci::{Blob, BlobError, BlobStream, Digest, ErrorCode, RegistryError, RepoName};
+use tokio::time::{Instant, sleep};
+use torrents::Info;
+
+use crate::body::HeadOnly;
+use crate::config::below;
+use crate::fetch::{Failure, Fetch};
+use crate::files::blocking;
+use crate::herds::Verdict;
+use crate::ledger::Record;
+use crate::metrics::{Kind, Outcome};
+use crate::origin::OriginTorrent;
+use crate::shelf::{Pin, refusal};
+use crate::shim::{Here, Shim, absent, stopping};
+use crate::trackers::{Lookup, Tiers};
+
+/// A torrent is usually told within milliseconds; a blob whose length is known waits this
+/// long for it, to answer 404 rather than a body that is cut, and then sends its headers.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// How often an origin that is still fetching the blob itself is asked again.
+const GROWING_PAUSE: Duration = Duration::from_millis(500);
+/// Pause before origins and trackers are asked again for a torrent that none could name.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// For peers to hand out metadata.
+const METADATA_WITHIN: Duration = Duration::from_secs(20);
+
+/// What a download needs to start.
+#[derive(Debug)]
+struct Source {
+    info: Info,
+    trackers: Tiers,
+    web_seeds: Vec<String>,
+    peers: Vec<SocketAddr>,
+}
+
+impl Shim {
+    /// A blob that can be read; its download starts if it must.
+    pub(crate) async fn blob(
+        self: &Arc<Self>,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Arc<dyn Blob>, RegistryError> {
+        if let Some(empty) = Self::empty(digest) {
+            return Ok(empty);
+        }
+        if let Some(here) = self.here(digest).await? {
+            self.permit_blob(repo, digest).await?;
+            let outcome = match &here {
+                Here::Whole(_) => Outcome::local,
+                Here::Growing(..) => Outcome::swarm,
+            };
+            self.around.metrics.pulled(Kind::blob, outcome);
+            return Ok(here.blob());
+        }
+        let blob = self.cold_blob(repo, digest).await?;
+        self.around.metrics.pulled(Kind::blob, Outcome::swarm);
+        Ok(blob)
+    }
+
+    /// A blob's headers; nothing is downloaded for them.
+    pub(crate) async fn blob_head(
+        self: &Arc<Self>,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Arc<dyn Blob>, RegistryError> {
+        if let Some(empty) = Self::empty(digest) {
+            return Ok(empty);
+        }
+        if let Ok(Some(here)) = self.here(digest).await {
+            self.permit_blob(repo, digest).await?;
+            return Ok(here.blob());
+        }
+        if self.knowledge.member(repo, digest) == Some(true)
+            && let Some(length) = self.knowledge.size(digest)
+        {
+            return Ok(Arc::new(HeadOnly(length)));
+        }
+        let source = self.resolve(repo, digest).await?;
+        Ok(Arc::new(HeadOnly(source.info.geometry().length())))
+    }
+
+    /// Starts the download and returns once its length is known.
+    async fn cold_blob(
+        self: &Arc<Self>,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Arc<dyn Blob>, RegistryError> {
+        let asked = Instant::now();
+        let fetched = self.fetched(repo, digest);
+        tokio::pin!(fetched);
+        loop {
+            tokio::select! {
+                here = &mut fetched => return here.map(Here::blob),
+                () = sleep(TOLD_WITHIN) => {}
+            }
+            // Headers must not wait with the body: clients give up after 30 s without them.
+            if let Some(length) = self.knowledge.size(digest) {
+                return Ok(Arc::new(PendingBlob {
+                    shim: self.clone(),
+                    repo: repo.clone(),
+                    digest: digest.clone(),
+                    length,
+                }));
+            }
+            if asked.elapsed() >= self.around.patience.headers {
+                let message = format!(
+                    "cannot fetch {digest}: nobody told its length within {} s; try again",
+                    asked.elapsed().as_secs()
+                );
+                return Err(RegistryError::new(ErrorCode::Unavailable, message));
+            }
+        }
+    }
+
+    /// Waits until content can be read, starting its download if none is under way.
+    pub(crate) async fn fetched(
+        self: &Arc<Self>,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Here, RegistryError> {
+        let (shim, key) = (self.clone(), (repo.clone(), digest.clone()));
+        let asked = Instant::now();
+        let job = || async move {
+            let (repo, digest) = key;
+            let source = shim.resolve(&repo, &digest).await?;
+            shim.begin(&repo, &digest, source, asked).await
+        };
+        let flight = self.fetching.join((repo.clone(), digest.clone()), job);
+        flight.await.unwrap_or_else(|| Err(stopping()))?;
+        match self.here(digest).await? {
+            Some(here) => Ok(here),
+            None => Err(Failure::Abandoned.told(digest)),
+        }
+    }
+
+    async fn permit_blob(&self, repo: &RepoName, digest: &Digest) -> Result<(), RegistryError> {
+        self.permit(repo, digest, ErrorCode::BlobUnknown, |origin| async move {
+            origin.has_blob(repo, digest).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// Finds the torrent of a digest: at an origin, or, when none can be reached, through the
+    /// trackers and the peers themselves.
+    async fn resolve(&self, repo: &RepoName, digest: &Digest) -> Result<Source, RegistryError> {
+        let deadline = Instant::now() + self.around.patience.manifest;
+        loop {
+            let verdict = self
+                .around
+                .herds
+                .ask(Duration::ZERO, |origin| async move {
+                    let answer = origin.torrent(repo, digest).await;
+                    answer.map(|torrent| (torrent, origin))
+                })
+                .await;
+            match verdict {
+                Verdict::Found((OriginTorrent::Ready { metainfo, peers }, origin)) => {
+                    self.knowledge.note_member(repo, digest, true);
+                    let herd = &origin.herd().registry;
+                    return Ok(Source {
+                        trackers: self.trackers.of_torrent(herd, &metainfo.trackers).await,
+                        web_seeds: metainfo.url_list,
+                        info: metainfo.info,
+                        peers,
+                    });
+                }
+                Verdict::Found((OriginTorrent::Growing { length }, _)) => {
+                    if let Some(length) = length {
+                        self.knowledge.note_size(digest, length);
+                    }
+                    sleep(GROWING_PAUSE).await;
+                }
+                Verdict::Absent { .. } => {
+                    self.knowledge.note_member(repo, digest, false);
+                    return Err(absent(ErrorCode::BlobUnknown, repo, &digest.to_string()));
+                }
+                Verdict::Denied(error) => return Err(error),
+                Verdict::Unreachable(tried) => match self.without_origin(digest).await {
+                    Ok(source) => return Ok(source),
+                    Err(why) if Instant::now() + RETRY_PAUSE >= deadline => {
+                        return Err(tried.and(why).unavailable(&digest.to_string()));
+                    }
+                    Err(_) => sleep(RETRY_PAUSE).await,
+                },
+            }
+        }
+    }
+
+    /// The torrent of a digest when no origin can be reached: what an interrupted download
+    /// left, or what a tracker and its peers say. Their word needs no trust: the digest of
+    /// the whole is checked. Only our own trackers and web seeds are used.
+    async fn without_origin(&self, digest: &Digest) -> Result<Source, Vec<String>> {
+        let trackers = self.trackers.tiers();
+        let peers = self.around.herds.peers();
+        let name = digest.torrent_name();
+        let store = self.around.shelf.store().clone();
+        let info = match blocking(move || store.info(&name)).await {
+            Ok(Some(info)) => info,
+            Ok(None) | Err(_) => self.info_from_peers(digest, &trackers, &peers).await?,
+        };
+        let web_seeds = self.config.herds.iter();
+        Ok(Source {
+            info,
+            trackers,
+            web_seeds: web_seeds
+                .filter_map(|herd| below(&herd.api, &oci::origin_api::blob_path(digest)))
+                .map(String::from)
+                .collect(),
+            peers,
+        })
+    }
+
+    async fn info_from_peers(
+        &self,
+        digest: &Digest,
+        trackers: &Tiers,
+        peers: &[SocketAddr],
+    ) -> Result<Info, Vec<String>> {
+        let reply = match self.trackers.lookup(digest).await {
+            Lookup::Found(reply) => reply,
+            Lookup::Nowhere(tried) => return Err(tried),
+        };
+        self.knowledge.note_size(digest, reply.length);
+        let found = self.engine.metadata(
+            reply.info_hash,
+            trackers.clone(),
+            peers.to_vec(),
+            METADATA_WITHIN,
+        );
+        let info = found
+            .await
+            .map_err(|error| vec![format!("peers of {}: {error}", reply.info_hash)])?;
+        if info.name() != digest.torrent_name() || info.geometry().length() != reply.length {
+            let hash = reply.info_hash;
+            return Err(vec![format!("the swarm {hash} is not of this content")]);
+        }
+        tracing::info!(%digest, "no origin answers; fetching from peers alone");
+        Ok(info)
+    }
+
+    /// Starts the download, unless it is under way or done.
+    async fn begin(
+        self: &Arc<Self>,
+        repo: &RepoName,
+        digest: &Digest,
+        source: Source,
+        asked: Instant,
+    ) -> Result<(), RegistryError> {
+        let shelf = &self.around.shelf;
+        let name = digest.torrent_name();
+        let _turn = shelf.turn(&name).await;
+        if self.fetch_of(digest).is_some() || shelf.store().get(&name).is_some() {
+            return Ok(());
+        }
+        let length = source.info.geometry().length();
+        self.knowledge.note_size(digest, length);
+        // Before anything can fail: an eviction that makes room must spare this one.
+        let pin = shelf.pin(&name);
+        let trackers = source.trackers.clone();
+        let torrent = self.download(&name, source).await?;
+        let hash = torrent.info().hash();
+        let record = self
+            .ledger
+            .open(Record::new(digest, repo, hash, length, asked));
+        let fetch = Fetch::new(digest.clone(), torrent, trackers, record);
+        self.enter(fetch.clone());
+        self.drive(fetch, pin);
+        Ok(())
+    }
+
+    async fn download(&self, name: &str, source: Source) -> Result<Torrent, RegistryError> {
+        let content = self.begin_content(name, &source.info).await?;
+        let geometry = source.info.geometry();
+        let have = content.have();
+        let missing = geometry.all_pieces().filter(|piece| !have.contains(*piece));
+        let need = missing
+            .map(|piece| u64::from(geometry.piece_size(piece)))
+            .sum();
+        let shelf = &self.around.shelf;
+        shelf.make_room(need, self.promised(), name).await?;
+        let download = Download {
+            eager_web_seed: geometry.pieces() == 1,
+            info: source.info,
+            content,
+            trackers: source.trackers,
+            web_seeds: source.web_seeds,
+            peers: source.peers,
+        };
+        self.engine.download(download).await.map_err(|error| {
+            let message = format!("cannot fetch {name}: {error}");
+            RegistryError::new(ErrorCode::Unavailable, message)
+        })
+    }
+
+    /// What is there of the content already, and a place for the rest.
+    async fn begin_content(&self, name: &str, info: &Info) -> Result<Arc<Content>, RegistryError> {
+        let shelf = &self.around.shelf;
+        let begin = || {
+            let (store, name, info) = (shelf.store().clone(), name.to_owned(), info.clone());
+            blocking(move || store.begin(&name, &info))
+        };
+        let begun = match begin().await {
+            Err(StoreError::NoSpace { needed, .. }) => {
+                shelf.make_room(needed, self.promised(), name).await?;
+                begin().await
+            }
+            begun => begun,
+        };
+        begun.map_err(|error| refusal(&error))
+    }
+
+    /// Owns the download until its verdict is in effect.
+    fn drive(self: &Arc<Self>, fetch: Arc<Fetch>, pin: Pin) {
+        let shim = self.clone();
+        self.tasks.spawn(async move {
+            let ended = tokio::select! {
+                biased;
+                () = shim.stop.cancelled() => Err(Failure::Stopping),
+                ended = fetch.run(&shim.around) => ended,
+            };
+            match ended {
+                Ok(()) => {
+                    // Its torrent announces itself while it lives, and the engine afterwards.
+                    shim.engine.seed(Seed {
+                        info_hash: fetch.torrent().info().hash(),
+                        trackers: fetch.trackers().clone(),
+                    });
+                    shim.leave(fetch.digest());
+                }
+                Err(failure) => shim.bury(&fetch, &failure).await,
+            }
+            drop(pin);
+            shim.keep_within_capacity().await;
+        });
+    }
+
+    /// Puts a failure into effect: readers are cut at once, the engine lets go, what is wrong
+    /// is removed, and only then may the digest be tried again.
+    async fn bury(&self, fetch: &Fetch, failure: &Failure) {
+        let digest = fetch.digest();
+        let told = fetch.fail(failure, &self.around.metrics);
+        if matches!(failure, Failure::Stopping) {
+            return self.leave(digest);
+        }
+        tracing::warn!("{}", told.message);
+        if !matches!(failure, Failure::Abandoned) {
+            self.note_trouble(digest, told);
+        }
+        let shelf = &self.around.shelf;
+        let name = digest.torrent_name();
+        let turn = shelf.turn(&name).await;
+        let hash = fetch.torrent().info().hash();
+        if matches!(failure, Failure::Mismatch { .. }) {
+            if let Err(error) = shelf.discard(&name, Some(hash), &turn).await {
+                tracing::warn!("cannot remove what {digest} is not: {error}");
+            }
+        } else {
+            self.engine.forget(hash).await;
+        }
+        self.leave(digest);
+    }
+
+    /// Evicts what exceeds the capacity. Errors concern the disk, which is not full by this.
+    pub(crate) async fn keep_within_capacity(&self) {
+        if let Err(error) = self.around.shelf.make_room(0, self.promised(), "").await {
+            tracing::warn!("{}", error.message);
+        }
+    }
+}
+
+/// A blob whose length is known and whose torrent is not: its body waits for both.
+struct PendingBlob {
+    shim: Arc<Shim>,
+    repo: RepoName,
+    digest: Digest,
+    length: u64,
+}
+
+impl Blob for PendingBlob {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn stream(self: Arc<Self>, range: Range<u64>) -> BlobStream {
+        let body = async move {
+            match self.shim.fetched(&self.repo, &self.digest).await {
+                Ok(here) => {
+                    let blob = here.blob();
+                    if blob.length() == self.length {
+                        return blob.stream(range);
+                    }
+                    let (told, is) = (self.length, blob.length());
+                    let digest = &self.digest;
+                    failed(format!(
+                        "{digest} is {is} bytes long, its manifest says {told}"
+                    ))
+                }
+                Err(error) => {
+                    // The headers are gone already; the next request hears the reason.
+                    self.shim.note_trouble(&self.digest, error.clone());
+                    failed(error.message)
+                }
+            }
+        };
+        Box::pin(stream::once(body).flatten())
+    }
+}
+
+fn failed(why: String) -> BlobStream {
+    Box::pin(stream::once(async move { Err(BlobError(why.into())) }))
+}

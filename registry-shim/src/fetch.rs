@@ -1,0 +1,438 @@
+//! One digest being downloaded: many readers, one swarm, one verdict.
+//!
+//! ```text
+//!            pieces arrive            all there, digest right        fsync, rename
+//!  Running ──────────────► Running ─────────────────────► Verified ─────────────► Stored
+//!   │  ▲                                                      │ the disk refuses
+//!   │  │ bytes move again,   nothing comes: readers are cut   ▼
+//!   └──┴─ Stalled ◄──────    digest wrong, disk full ─────► Failed
+//! ```
+//!
+//! Invariants: the SHA-256 of the whole is computed while the prefix grows, so that the end
+//! is prompt; nothing is committed before it matched; a stall cuts readers, never the download;
+//! nobody's leaving stops it. What ends it is its own verdict, or the agent's end.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use leecher::content::Content;
+use leecher::store::StoreError;
+use leecher::{Torrent, TorrentError};
+use oci::{BlobError, Digest, ErrorCode, RegistryError};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::config::Patience;
+use crate::files::blocking;
+use crate::herds::Herds;
+use crate::ledger::Record;
+use crate::metrics::Metrics;
+use crate::shelf::{Shelf, explained};
+use crate::trackers::Tiers;
+
+/// The end of a blob is kept back until the digest of the whole is right, so that nobody ever
+/// holds a complete wrong blob. Small, because this much waits for the last piece.
+const HELD_BACK: u64 = 64 << 10;
+/// How often counters are read and stalls looked for.
+const TICK: Duration = Duration::from_millis(500);
+/// Hashed in one go on a blocking thread; bounds how long a shutdown waits.
+const HASH_STEP: u64 = 32 << 20;
+/// Read at once while hashing.
+const HASH_BUFFER: usize = 256 << 10;
+/// A download that neither moves nor is read is given up after this many stalls.
+const STALLS_UNREAD: u32 = 30;
+/// With peers connected but silent, readers wait this many stalls.
+const STALLS_CONNECTED: u32 = 3;
+
+/// Where a download stands.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    /// Pieces arrive, or will.
+    Running,
+    /// Nothing came for long: readers are turned away with this until it passes.
+    Stalled(RegistryError),
+    /// All bytes are here and right.
+    Verified,
+    /// And they are in the store.
+    Stored,
+    /// It is over.
+    Failed(RegistryError),
+}
+
+/// One download. Shared by its driver and its readers.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    digest: Digest,
+    torrent: Torrent,
+    /// Where it is announced, now and once it is complete.
+    trackers: Tiers,
+    length: u64,
+    state: watch::Sender<State>,
+    /// Bytes verified from the start without a gap, as far as is known.
+    prefix: watch::Sender<u64>,
+    readers: AtomicUsize,
+    record: Arc<Record>,
+}
+
+/// What a driver needs beside its download.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) shelf: Arc<Shelf>,
+    pub(crate) herds: Herds,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) patience: Patience,
+}
+
+/// Why a download ended without content.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Torrent(#[from] TorrentError),
+    #[error("cannot read back what was downloaded: {0}")]
+    Read(#[from] io::Error),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("its swarm holds {found}, not this content: whoever registered the torrent is wrong")]
+    Mismatch { found: Digest },
+    #[error("nothing came for long and nobody waits for it")]
+    Abandoned,
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl Failure {
+    /// As readers and clients are told it.
+    pub(crate) fn told(&self, digest: &Digest) -> RegistryError {
+        let why = explained(&self.to_string());
+        RegistryError::new(
+            ErrorCode::Unavailable,
+            format!("cannot fetch {digest}: {why}"),
+        )
+    }
+}
+
+impl Fetch {
+    pub(crate) fn new(
+        digest: Digest,
+        torrent: Torrent,
+        trackers: Tiers,
+        record: Arc<Record>,
+    ) -> Arc<Self> {
+        let length = torrent.info().geometry().length();
+        let resumed = verified_prefix(&torrent, 0);
+        Arc::new(Self {
+            digest,
+            length,
+            state: watch::Sender::new(State::Running),
+            prefix: watch::Sender::new(resumed),
+            readers: AtomicUsize::new(0),
+            record,
+            trackers,
+            torrent,
+        })
+    }
+
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    pub(crate) fn torrent(&self) -> &Torrent {
+        &self.torrent
+    }
+
+    pub(crate) fn content(&self) -> &Arc<Content> {
+        self.torrent.content()
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(crate) fn trackers(&self) -> &Tiers {
+        &self.trackers
+    }
+
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    /// Bytes that are not on the disk yet.
+    pub(crate) fn unwritten(&self) -> u64 {
+        self.length.saturating_sub(self.verified_bytes())
+    }
+
+    /// Where the part begins that waits for the digest of the whole.
+    pub(crate) fn held_from(&self) -> u64 {
+        self.length.saturating_sub(HELD_BACK)
+    }
+
+    /// Why a new reader is turned away, if so.
+    pub(crate) fn trouble(&self) -> Option<RegistryError> {
+        match &*self.state.borrow() {
+            State::Stalled(error) | State::Failed(error) => Some(error.clone()),
+            State::Running | State::Verified | State::Stored => None,
+        }
+    }
+
+    /// Resolves when the whole is verified, or when readers must be cut.
+    pub(crate) async fn verdict(&self) -> Result<(), BlobError> {
+        self.decided(|state| !matches!(state, State::Running)).await
+    }
+
+    /// Resolves when the content is in the store, or when readers must be cut.
+    pub(crate) async fn stored(&self) -> Result<(), RegistryError> {
+        let mut states = self.state.subscribe();
+        let wait = |state: &State| !matches!(state, State::Running | State::Verified);
+        match states.wait_for(wait).await.as_deref() {
+            Ok(State::Stalled(error) | State::Failed(error)) => Err(error.clone()),
+            Ok(State::Running | State::Verified | State::Stored) => Ok(()),
+            Err(_) => Err(Failure::Stopping.told(&self.digest)),
+        }
+    }
+
+    async fn decided(&self, wait: impl Fn(&State) -> bool) -> Result<(), BlobError> {
+        let mut states = self.state.subscribe();
+        match states.wait_for(|state| wait(state)).await.as_deref() {
+            Ok(State::Stalled(error) | State::Failed(error)) => {
+                Err(BlobError(error.message.as_str().into()))
+            }
+            Ok(State::Running | State::Verified | State::Stored) => Ok(()),
+            Err(_) => Err(BlobError(Failure::Stopping.to_string().into())),
+        }
+    }
+
+    /// A reader learnt that these bytes are verified.
+    pub(crate) fn saw_verified(&self, from: u64, to: u64) {
+        self.prefix.send_if_modified(|prefix| {
+            let longer = from <= *prefix && to > *prefix;
+            if longer {
+                *prefix = to;
+            }
+            longer
+        });
+    }
+
+    /// Counts a reader in until the guard is dropped.
+    pub(crate) fn reading(self: &Arc<Self>) -> Reading {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        Reading(self.clone())
+    }
+
+    /// Drives it to its verdict. The caller puts the failure into effect with [`Self::fail`].
+    pub(crate) async fn run(&self, around: &Surroundings) -> Result<(), Failure> {
+        let ended = tokio::select! {
+            ended = self.complete(around) => ended,
+            failure = self.watch(around) => Err(failure),
+        };
+        self.take_stock(around);
+        ended
+    }
+
+    /// Ends it: readers are cut with the reason.
+    pub(crate) fn fail(&self, failure: &Failure, metrics: &Metrics) -> RegistryError {
+        let told = failure.told(&self.digest);
+        self.record.failed(metrics, &told.message);
+        self.state.send_replace(State::Failed(told.clone()));
+        told
+    }
+
+    async fn complete(&self, around: &Surroundings) -> Result<(), Failure> {
+        let arriving = async {
+            self.torrent.finished().await?;
+            self.prefix.send_replace(self.length);
+            Ok::<_, Failure>(())
+        };
+        let ((), found) = tokio::try_join!(arriving, self.hash())?;
+        if found != self.digest {
+            return Err(Failure::Mismatch { found });
+        }
+        self.take_stock(around);
+        self.record.verified(&around.metrics);
+        self.state.send_replace(State::Verified);
+        let store = around.shelf.store().clone();
+        let name = self.digest.torrent_name();
+        blocking(move || store.commit(&name)).await?;
+        self.state.send_replace(State::Stored);
+        Ok(())
+    }
+
+    /// Hashes the prefix as it grows, from the page cache it was just written to.
+    async fn hash(&self) -> Result<Digest, Failure> {
+        let mut prefix = self.prefix.subscribe();
+        let mut hashed = (self.digest.verifier(), vec![0; HASH_BUFFER]);
+        let mut at = 0;
+        while at < self.length {
+            let Ok(grown) = prefix
+                .wait_for(|&grown| grown > at)
+                .await
+                .map(|grown| *grown)
+            else {
+                return Err(Failure::Stopping);
+            };
+            let to = grown.min(at + HASH_STEP);
+            let content = self.content().clone();
+            let (mut verifier, mut buffer) = hashed;
+            hashed = blocking(move || {
+                let mut from = at;
+                while from < to {
+                    let step = usize::try_from(to - from).unwrap_or(usize::MAX);
+                    let part = &mut buffer[..step.min(HASH_BUFFER)];
+                    content.read_at(from, part)?;
+                    verifier.update(part);
+                    from += part.len() as u64;
+                }
+                Ok::<_, io::Error>((verifier, buffer))
+            })
+            .await?;
+            at = to;
+        }
+        Ok(hashed.0.finish())
+    }
+
+    /// Counts, and looks for stalls, until there is no hope and nobody who hopes.
+    async fn watch(&self, around: &Surroundings) -> Failure {
+        let stall = around.patience.stall;
+        let mut ticks = interval(TICK.min(stall / 4));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut moved = 0;
+        let mut quiet = Quiet::since(Instant::now());
+        loop {
+            ticks.tick().await;
+            // Without a reader at the front nobody else tells how far it is verified.
+            let prefix = *self.prefix.borrow();
+            self.saw_verified(0, verified_prefix(&self.torrent, prefix));
+            let now = self.take_stock(around);
+            if now != moved || !matches!(*self.state.borrow(), State::Running | State::Stalled(_)) {
+                moved = now;
+                quiet = Quiet::since(Instant::now());
+                self.resume();
+                continue;
+            }
+            if quiet.since.elapsed() > stall * STALLS_UNREAD && self.unread() {
+                return Failure::Abandoned;
+            }
+            match quiet.cut {
+                // New readers may hope again, for as long as the first.
+                Some(cut) if cut.elapsed() > around.patience.trouble => {
+                    quiet.cut = None;
+                    quiet.hoping = Instant::now();
+                    self.resume();
+                }
+                Some(_) => {}
+                None if quiet.hoping.elapsed() < stall || self.unread() => {}
+                None => {
+                    if self.cut_readers(quiet.hoping.elapsed(), around).await {
+                        quiet.cut = Some(Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Cuts the readers, unless connected peers may still deliver.
+    async fn cut_readers(&self, quiet: Duration, around: &Surroundings) -> bool {
+        let status = self.torrent.status().await;
+        let connected = status
+            .as_ref()
+            .is_some_and(|status| !status.peers.is_empty());
+        if connected && quiet < around.patience.stall * STALLS_CONNECTED {
+            return false;
+        }
+        let note = status.and_then(|status| status.note).unwrap_or_default();
+        let gap = if note.is_empty() { "" } else { ": " };
+        let message = format!(
+            "{} is waiting: no peer and no web seed sent a byte for {} s{gap}{note}. \
+             The download goes on; try again",
+            self.digest,
+            quiet.as_secs()
+        );
+        tracing::warn!(digest = %self.digest, "{message}");
+        around.metrics.stalls.inc();
+        self.record.note(Some(&message));
+        let error = RegistryError::new(ErrorCode::Unavailable, message);
+        self.state.send_if_modified(|state| {
+            let running = matches!(state, State::Running);
+            if running {
+                *state = State::Stalled(error);
+            }
+            running
+        });
+        true
+    }
+
+    fn resume(&self) {
+        let resumed = self.state.send_if_modified(|state| {
+            let stalled = matches!(state, State::Stalled(_));
+            if stalled {
+                *state = State::Running;
+            }
+            stalled
+        });
+        if resumed {
+            self.record.note(None);
+        }
+    }
+
+    /// Reads the engine's counters into the record; returns a number that changes when
+    /// anything arrived.
+    pub(crate) fn take_stock(&self, around: &Surroundings) -> u64 {
+        let transfer = self.torrent.transfer();
+        let verified = self.verified_bytes();
+        let origins = around.herds.peers();
+        self.record
+            .transferred(&transfer, verified, &origins, &around.metrics);
+        verified + transfer.downloaded + transfer.from_web_seeds
+    }
+
+    fn verified_bytes(&self) -> u64 {
+        self.torrent.progress().borrow().verified
+    }
+
+    fn unread(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// Since when nothing moved.
+struct Quiet {
+    /// In all.
+    since: Instant,
+    /// For the readers there are now.
+    hoping: Instant,
+    /// When they were cut.
+    cut: Option<Instant>,
+}
+
+impl Quiet {
+    fn since(now: Instant) -> Self {
+        Self {
+            since: now,
+            hoping: now,
+            cut: None,
+        }
+    }
+}
+
+/// A reader of a download.
+#[derive(Debug)]
+pub(crate) struct Reading(Arc<Fetch>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Where the first gap is, everything before `from` being verified.
+fn verified_prefix(torrent: &Torrent, from: u64) -> u64 {
+    let geometry = torrent.info().geometry();
+    let have = torrent.content().have();
+    let first = geometry
+        .piece_at(from)
+        .map_or(geometry.pieces(), |piece| piece.get());
+    let mut rest = (first..geometry.pieces()).filter_map(|index| geometry.piece(index));
+    let gap = rest.find(|piece| !have.contains(*piece));
+    gap.map_or(geometry.length(), |piece| geometry.piece_offset(piece))
+}

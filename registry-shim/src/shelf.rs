@@ -1,0 +1,321 @@
+//! The local store as an agent uses it: what is here, who reads it, what must go.
+//!
+//! Invariants: content that is being read is never evicted; content that was evicted is not
+//! begun again before the engine has let go of it (its live torrent would write into a file
+//! that is gone). A name's begin, put and eviction therefore take turns.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use leecher::content::Content;
+use leecher::store::{StoreError, Stored};
+use leecher::{Engine, Library, LocalStore};
+use oci::{ErrorCode, RegistryError};
+use tokio::sync::OwnedMutexGuard;
+use torrents::{Info, InfoHash};
+
+use crate::files::blocking;
+use crate::metrics::Metrics;
+
+/// Left free on the disk for everything else that writes there.
+const RESERVE: u64 = 64 << 20;
+
+/// The engine's view of the store: it opens complete content when a peer asks for it.
+#[derive(Debug)]
+pub(crate) struct ShelfLibrary(pub(crate) LocalStore);
+
+#[async_trait]
+impl Library for ShelfLibrary {
+    async fn open(&self, info_hash: InfoHash) -> Option<(Info, Arc<Content>)> {
+        let stored = self.0.by_info_hash(info_hash)?;
+        let store = self.0.clone();
+        let path = stored.path.clone();
+        let opened = blocking(move || {
+            let info = store.info(&stored.name).map_err(io::Error::other)?;
+            let info = info.ok_or(io::ErrorKind::NotFound)?;
+            let content = Content::complete(&stored.path, &info).map_err(io::Error::other)?;
+            Ok::<_, io::Error>((info, Arc::new(content)))
+        });
+        match opened.await {
+            Ok(open) => Some(open),
+            Err(error) => {
+                tracing::warn!("cannot seed {info_hash}: {}: {error}", path.display());
+                None
+            }
+        }
+    }
+}
+
+/// The store, its readers and its limits.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    store: LocalStore,
+    engine: Engine,
+    dir: PathBuf,
+    capacity: Option<u64>,
+    metrics: Arc<Metrics>,
+    /// How many read each name.
+    pins: Mutex<HashMap<String, usize>>,
+    turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Held while room is made: two that need room must not count the same bytes.
+    room: tokio::sync::Mutex<()>,
+}
+
+/// The exclusive right to begin, put or evict one name.
+pub(crate) type Turn = OwnedMutexGuard<()>;
+
+/// Keeps content from being evicted while it lives.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    shelf: Arc<Shelf>,
+    name: String,
+}
+
+/// What downloads under way have promised themselves.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Promised {
+    /// Bytes they will take in all.
+    pub(crate) length: u64,
+    /// Bytes of these that are not on the disk yet.
+    pub(crate) unwritten: u64,
+}
+
+impl Shelf {
+    pub(crate) fn new(
+        store: LocalStore,
+        engine: Engine,
+        dir: &Path,
+        capacity: Option<u64>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            engine,
+            dir: dir.to_owned(),
+            capacity,
+            metrics,
+            pins: Mutex::new(HashMap::new()),
+            turns: Mutex::new(HashMap::new()),
+            room: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub(crate) fn store(&self) -> &LocalStore {
+        &self.store
+    }
+
+    pub(crate) fn capacity(&self) -> Option<u64> {
+        self.capacity
+    }
+
+    /// Complete content, protected from eviction until the pin is dropped.
+    pub(crate) fn find(self: &Arc<Self>, name: &str) -> Option<(Stored, Pin)> {
+        // Pinned first: an eviction that decided before leaves nothing to find.
+        let pin = self.pin(name);
+        let stored = self.store.get(name)?;
+        Some((stored, pin))
+    }
+
+    /// Protects a name, whether it is complete yet or not.
+    pub(crate) fn pin(self: &Arc<Self>, name: &str) -> Pin {
+        *self.pins().entry(name.to_owned()).or_default() += 1;
+        Pin {
+            shelf: self.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// The bytes of small complete content.
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        name: &str,
+        limit: u64,
+    ) -> io::Result<Option<Bytes>> {
+        let Some((stored, pin)) = self.find(name) else {
+            return Ok(None);
+        };
+        if stored.length > limit {
+            return Err(io::Error::other(format!(
+                "{} is larger than {limit} bytes",
+                stored.path.display()
+            )));
+        }
+        let read = blocking(move || std::fs::read(stored.path)).await;
+        drop(pin);
+        match read {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for the exclusive right to change what is stored under a name.
+    pub(crate) async fn turn(&self, name: &str) -> Turn {
+        self.turns_of(name).lock_owned().await
+    }
+
+    /// The same right, unless somebody has it.
+    fn free_turn(&self, name: &str) -> Option<Turn> {
+        self.turns_of(name).try_lock_owned().ok()
+    }
+
+    fn turns_of(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if turns.len() > 64 {
+            turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let known = turns.get(name).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let fresh = Arc::default();
+            turns.insert(name.to_owned(), Arc::downgrade(&fresh));
+            fresh
+        })
+    }
+
+    /// Removes a name for good: the engine lets go of it first. The caller holds its turn.
+    pub(crate) async fn discard(
+        &self,
+        name: &str,
+        info_hash: Option<InfoHash>,
+        _turn: &Turn,
+    ) -> Result<(), StoreError> {
+        if let Some(info_hash) = info_hash {
+            self.engine.forget(info_hash).await;
+        }
+        let store = self.store.clone();
+        let name = name.to_owned();
+        blocking(move || store.remove(&name)).await
+    }
+
+    /// Evicts what was used longest ago until `need` more bytes fit under the capacity and on
+    /// the disk. `Err` when the disk stays too full; content larger than the capacity is
+    /// still taken, and goes when nobody reads it any more.
+    pub(crate) async fn make_room(
+        &self,
+        need: u64,
+        promised: Promised,
+        spare: &str,
+    ) -> Result<(), RegistryError> {
+        let _room = self.room.lock().await;
+        if let Some(capacity) = self.capacity {
+            let keep = capacity.saturating_sub(promised.length.saturating_add(need));
+            self.evict_down_to(keep, spare).await;
+        }
+        let wanted = need
+            .saturating_add(promised.unwritten)
+            .saturating_add(RESERVE);
+        let free = self.free().await?;
+        if need == 0 || free >= wanted {
+            return Ok(());
+        }
+        self.drop_leftovers(spare).await;
+        let free = self.free().await?;
+        let keep = self
+            .store
+            .used()
+            .saturating_sub(wanted.saturating_sub(free));
+        self.evict_down_to(keep, spare).await;
+        let free = self.free().await?;
+        if free >= wanted {
+            return Ok(());
+        }
+        Err(RegistryError::new(
+            ErrorCode::Unavailable,
+            format!(
+                "the disk under {} is full: {need} bytes are needed and {RESERVE} stay free, \
+                 but only {free} are left and nothing more can be evicted. Free some space, \
+                 or give the agent another --data directory",
+                self.dir.display()
+            ),
+        ))
+    }
+
+    /// Removes interrupted downloads that nobody asked for since.
+    async fn drop_leftovers(&self, spare: &str) {
+        for name in self.store.partial() {
+            let Some(turn) = self.free_turn(&name) else {
+                continue;
+            };
+            if name == spare || self.pins().contains_key(&name) {
+                continue;
+            }
+            match self.discard(&name, None, &turn).await {
+                Ok(()) => tracing::info!(name, "dropped an interrupted download to make room"),
+                Err(error) => tracing::warn!("cannot drop an interrupted download: {error}"),
+            }
+        }
+    }
+
+    async fn evict_down_to(&self, keep: u64, spare: &str) {
+        for stored in self.store.over(keep) {
+            if stored.name != spare {
+                self.evict(&stored).await;
+            }
+        }
+    }
+
+    async fn evict(&self, stored: &Stored) {
+        // Who has the turn may wait for the very room that is being made here; and what
+        // somebody works on is not what was used longest ago.
+        let Some(turn) = self.free_turn(&stored.name) else {
+            return;
+        };
+        // A reader that pins after this look finds nothing, or an open file that stays.
+        if self.pins().contains_key(&stored.name) {
+            return;
+        }
+        match self.discard(&stored.name, stored.info_hash, &turn).await {
+            Ok(()) => {
+                self.metrics.evictions.inc();
+                tracing::info!(name = stored.name, bytes = stored.length, "evicted");
+            }
+            Err(error) => tracing::warn!("cannot evict: {error}"),
+        }
+    }
+
+    async fn free(&self) -> Result<u64, RegistryError> {
+        let dir = self.dir.clone();
+        blocking(move || rustix::fs::statvfs(&dir).map(|fs| (dir, fs)))
+            .await
+            .map(|(_, fs)| fs.f_bavail.saturating_mul(fs.f_frsize))
+            .map_err(|error| {
+                let path = self.dir.display();
+                let why = io::Error::from(error);
+                RegistryError::new(ErrorCode::Unavailable, format!("{path}: {why}"))
+            })
+    }
+
+    fn pins(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.shelf.pins();
+        if let Some(count) = pins.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.name);
+            }
+        }
+    }
+}
+
+/// A store's refusal, for people: it says where, and what helps when the disk is full.
+pub(crate) fn refusal(error: &StoreError) -> RegistryError {
+    RegistryError::new(ErrorCode::Unavailable, explained(&error.to_string()))
+}
+
+/// Adds what helps to a sentence about a failing disk.
+pub(crate) fn explained(why: &str) -> String {
+    if why.contains("No space left") || why.contains("os error 28") {
+        format!("{why}. Free some space, or give the agent another --data directory")
+    } else {
+        why.to_owned()
+    }
+}

@@ -1,0 +1,237 @@
+//! What the parts of an agent share, and how a request is answered from it.
+//!
+//! Owns the table of downloads under way: at most one per digest, entered and left only with
+//! the digest's turn on the shelf.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use leecher::Engine;
+use leecher::content::Content;
+use oci::{Blob, Digest, ErrorCode, Flights, RegistryError, RepoName};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::body::{EmptyBlob, LocalBlob, SwarmBlob};
+use crate::config::Config;
+use crate::fetch::{Fetch, Surroundings};
+use crate::files::blocking;
+use crate::herds::Verdict;
+use crate::knowledge::Knowledge;
+use crate::ledger::Ledger;
+use crate::origin::{Answer, Origin};
+use crate::recent::Recent;
+use crate::shelf::Promised;
+use crate::tags::Tags;
+use crate::trackers::Trackers;
+
+/// Troubles remembered.
+const TROUBLES: usize = 1024;
+
+/// One agent's inside.
+#[derive(Debug)]
+pub(crate) struct Shim {
+    pub(crate) config: Config,
+    pub(crate) around: Surroundings,
+    pub(crate) engine: Engine,
+    pub(crate) trackers: Trackers,
+    pub(crate) tags: Tags,
+    pub(crate) knowledge: Knowledge,
+    pub(crate) ledger: Ledger,
+    pub(crate) started: Instant,
+    /// Says that the agent ends.
+    pub(crate) stop: CancellationToken,
+    /// Drivers of downloads and other work of the agent's own.
+    pub(crate) tasks: TaskTracker,
+    /// Finding a digest's torrent and starting its download, per repository that asks.
+    pub(crate) fetching: Flights<(RepoName, Digest), Result<(), RegistryError>>,
+    /// Storing manifests.
+    pub(crate) keeping: Flights<Digest, ()>,
+    active: Mutex<HashMap<Digest, Arc<Fetch>>>,
+    /// Why digests failed lately: new readers are told for a while.
+    troubles: Mutex<Recent<Digest, (RegistryError, Instant)>>,
+}
+
+/// What a [`Shim`] is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) around: Surroundings,
+    pub(crate) engine: Engine,
+    pub(crate) trackers: Trackers,
+    pub(crate) tags: Tags,
+}
+
+/// Content that can be read now.
+#[derive(Debug)]
+pub(crate) enum Here {
+    /// All of it is in the store.
+    Whole(Arc<LocalBlob>),
+    /// It is being downloaded.
+    Growing(Arc<SwarmBlob>, Arc<Fetch>),
+}
+
+impl Here {
+    pub(crate) fn blob(self) -> Arc<dyn Blob> {
+        match self {
+            Self::Whole(blob) => blob,
+            Self::Growing(blob, _) => blob,
+        }
+    }
+}
+
+impl Shim {
+    pub(crate) fn new(parts: Parts, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            config: parts.config,
+            around: parts.around,
+            engine: parts.engine,
+            trackers: parts.trackers,
+            tags: parts.tags,
+            knowledge: Knowledge::new(),
+            ledger: Ledger::new(),
+            started: Instant::now(),
+            stop,
+            tasks: TaskTracker::new(),
+            fetching: Flights::new(),
+            keeping: Flights::new(),
+            active: Mutex::new(HashMap::new()),
+            troubles: Mutex::new(Recent::new(TROUBLES)),
+        })
+    }
+
+    /// What can be read of a digest now, if anything; `Err` while its last failure is fresh.
+    pub(crate) async fn here(&self, digest: &Digest) -> Result<Option<Here>, RegistryError> {
+        let shelf = &self.around.shelf;
+        let name = digest.torrent_name();
+        // A download is looked for first: it leaves the table only after its content can be
+        // found in the store.
+        if let Some(fetch) = self.fetch_of(digest) {
+            if let Some(error) = fetch.trouble() {
+                return Err(error);
+            }
+            let metrics = self.around.metrics.clone();
+            let blob = SwarmBlob::new(fetch.clone(), metrics, shelf.pin(&name));
+            return Ok(Some(Here::Growing(Arc::new(blob), fetch)));
+        }
+        let Some((stored, pin)) = shelf.find(&name) else {
+            return match self.trouble(digest) {
+                Some(error) => Err(error),
+                None => Ok(None),
+            };
+        };
+        let store = shelf.store().clone();
+        let length = stored.length;
+        let opened = blocking(move || {
+            let info = store.info(&name).ok().flatten()?;
+            Content::complete(&stored.path, &info).ok()
+        });
+        // Content that vanished since (an eviction, an operator) is downloaded again.
+        let Some(content) = opened.await else {
+            tracing::warn!(%digest, "complete content cannot be opened; it is fetched again");
+            return Ok(None);
+        };
+        let metrics = self.around.metrics.clone();
+        let blob = LocalBlob::new(content, length, metrics, pin);
+        Ok(Some(Here::Whole(Arc::new(blob))))
+    }
+
+    /// The empty blob is known to everybody and is in no swarm.
+    pub(crate) fn empty(digest: &Digest) -> Option<Arc<dyn Blob>> {
+        let nothing = digest.verifier().finish();
+        (nothing == *digest).then(|| Arc::new(EmptyBlob) as Arc<dyn Blob>)
+    }
+
+    /// Whether local content may be served through that repository. An origin is asked once
+    /// in a while; when none can be reached, content is served to whoever knows its digest:
+    /// then availability counts for more than keeping repositories apart.
+    pub(crate) async fn permit<F>(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+        unknown: ErrorCode,
+        question: impl Fn(Arc<Origin>) -> F,
+    ) -> Result<(), RegistryError>
+    where
+        F: Future<Output = Answer<()>>,
+    {
+        let missing = || absent(unknown, repo, &digest.to_string());
+        match self.knowledge.member(repo, digest) {
+            Some(true) => return Ok(()),
+            Some(false) => return Err(missing()),
+            // Nobody is made to wait for a herd that just did not answer.
+            None if self.around.herds.look_down() => return Ok(()),
+            None => {}
+        }
+        let once = std::time::Duration::ZERO;
+        match self.around.herds.ask(once, question).await {
+            Verdict::Found(()) => {
+                self.knowledge.note_member(repo, digest, true);
+                Ok(())
+            }
+            Verdict::Absent { everywhere: true } => {
+                self.knowledge.note_member(repo, digest, false);
+                Err(missing())
+            }
+            Verdict::Denied(error) => Err(error),
+            Verdict::Absent { everywhere: false } | Verdict::Unreachable(_) => Ok(()),
+        }
+    }
+
+    /// The download of a digest, if one is under way.
+    pub(crate) fn fetch_of(&self, digest: &Digest) -> Option<Arc<Fetch>> {
+        self.active().get(digest).cloned()
+    }
+
+    /// All downloads under way.
+    pub(crate) fn fetches(&self) -> Vec<Arc<Fetch>> {
+        self.active().values().cloned().collect()
+    }
+
+    pub(crate) fn enter(&self, fetch: Arc<Fetch>) {
+        self.active().insert(fetch.digest().clone(), fetch);
+    }
+
+    pub(crate) fn leave(&self, digest: &Digest) {
+        self.active().remove(digest);
+    }
+
+    /// What the downloads under way will take.
+    pub(crate) fn promised(&self) -> Promised {
+        let active = self.active();
+        active
+            .values()
+            .fold(Promised::default(), |sum, fetch| Promised {
+                length: sum.length.saturating_add(fetch.length()),
+                unwritten: sum.unwritten.saturating_add(fetch.unwritten()),
+            })
+    }
+
+    /// Remembers why a digest failed.
+    pub(crate) fn note_trouble(&self, digest: &Digest, error: RegistryError) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.insert(digest.clone(), (error, Instant::now()));
+    }
+
+    fn trouble(&self, digest: &Digest) -> Option<RegistryError> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let (error, since) = troubles.find(digest)?;
+        (since.elapsed() < self.around.patience.trouble).then(|| error.clone())
+    }
+
+    fn active(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Fetch>>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The answer to what does not exist.
+pub(crate) fn absent(code: ErrorCode, repo: &RepoName, what: &str) -> RegistryError {
+    RegistryError::new(code, format!("{repo} has no {what}"))
+}
+
+/// The answer while the agent ends.
+pub(crate) fn stopping() -> RegistryError {
+    RegistryError::new(ErrorCode::Unavailable, "the agent is stopping")
+}
