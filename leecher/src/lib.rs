@@ -12,6 +12,7 @@
 pub mod announcer;
 pub mod content;
 pub mod engine;
+pub mod http;
 pub mod limits;
 pub mod store;
 pub mod webseed;
