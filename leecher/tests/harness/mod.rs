@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod fake;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -135,4 +137,13 @@ pub(crate) async fn finished(torrent: &Torrent) {
         .await
         .unwrap_or_else(|_| panic!("not finished: {:?}", torrent.progress().borrow()))
         .unwrap();
+}
+
+/// Waits until it holds, but not for ever.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
