@@ -47,7 +47,8 @@ impl Assembly {
     /// Which of its piece's blocks it is, when it is one that we ask for.
     fn slot(&self, block: Block) -> Option<usize> {
         let left = self.geometry.piece_size(block.piece) - block.begin;
-        let ours = block.begin % self.block_len == 0 && block.len == left.min(self.block_len);
+        let ours =
+            block.begin.is_multiple_of(self.block_len) && block.len == left.min(self.block_len);
         ours.then_some((block.begin / self.block_len) as usize)
     }
 

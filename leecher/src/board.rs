@@ -76,7 +76,7 @@ impl Board {
             let word = self.words[at as usize / 64].load(Ordering::Acquire);
             let ones = (word >> (at % 64)).trailing_ones();
             at += ones;
-            if ones == 0 || at % 64 != 0 {
+            if ones == 0 || !at.is_multiple_of(64) {
                 break;
             }
         }

@@ -91,6 +91,10 @@ pub struct Engine {
 
 impl Engine {
     /// Binds the peer port and starts serving the library.
+    #[allow(
+        clippy::unused_async,
+        reason = "it must be called inside a runtime, and only a future cannot be otherwise"
+    )]
     pub async fn start(
         config: Config,
         library: Arc<dyn Library>,

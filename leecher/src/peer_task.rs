@@ -24,6 +24,9 @@ use crate::slabs::Slabs;
 /// How long a connection may hold a slab for the sake of an unfinished frame.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Spare room that an idle connection may keep.
+const SMALL: usize = 4096;
+
 /// What a connection or web seed tells its torrent's task.
 #[derive(Debug)]
 pub(crate) enum FromPeer {
@@ -122,12 +125,13 @@ impl Batch {
 }
 
 impl Reader {
-    /// Reads until the connection ends. Ends silently when the torrent is gone.
+    /// Reads until the connection ends.
     pub(crate) async fn run(mut self) -> Gone {
         let mut idle = tokio::time::interval(IDLE);
         idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut slab = BytesMut::new();
-        let mut owed: Option<Block> = None;
+        // None while nothing is begun: then an idle connection costs no memory.
+        let mut slab: Option<BytesMut> = None;
+        let mut owed = None;
         let mut quiet = false;
         loop {
             tokio::select! {
@@ -136,19 +140,22 @@ impl Reader {
                 },
                 _ = idle.tick() => {
                     if std::mem::replace(&mut quiet, true) {
-                        shrink(&self.core.slabs, &mut slab);
+                        slab = slab.map(|slab| shrunk(&self.core.slabs, slab));
                     }
                     continue;
                 }
             }
             quiet = false;
-            match self.read(&mut slab, &mut owed).await {
+            let mut current = slab.take().unwrap_or_else(|| self.core.slabs.take());
+            match self.read(&mut current, &mut owed).await {
                 Ok(true) => {}
                 Ok(false) => return Gone::Closed,
                 Err(gone) => return gone,
             }
-            if slab.is_empty() {
-                self.core.slabs.give(std::mem::take(&mut slab));
+            if current.is_empty() {
+                self.core.slabs.give(current);
+            } else {
+                slab = Some(current);
             }
         }
     }
@@ -170,15 +177,13 @@ impl Reader {
             // An error means that the torrent ended, and this task is about to be aborted.
             let _ = self.to_torrent.send(FromPeer::Batch(batch)).await;
         }
-        match broken {
-            Some(error) => Err(error.into()),
-            None => {
-                if payload > 0 {
-                    self.core.download_limit.take(payload).await;
-                }
-                Ok(true)
-            }
+        if let Some(error) = broken {
+            return Err(error.into());
         }
+        if payload > 0 {
+            self.core.download_limit.take(payload).await;
+        }
+        Ok(true)
     }
 
     /// Cuts all whole frames off the front of the slab.
@@ -208,9 +213,11 @@ impl Reader {
 }
 
 /// Leaves an idle connection no more memory than the bytes it holds.
-fn shrink(slabs: &Slabs, slab: &mut BytesMut) {
-    if slab.capacity() > slab.len() + 4096 {
-        let rest = BytesMut::from(&slab[..]);
-        slabs.give(std::mem::replace(slab, rest));
+fn shrunk(slabs: &Slabs, slab: BytesMut) -> BytesMut {
+    if slab.capacity() <= slab.len() + SMALL {
+        return slab;
     }
+    let rest = BytesMut::from(&slab[..]);
+    slabs.give(slab);
+    rest
 }

@@ -52,9 +52,12 @@ struct Book {
     boots: HashMap<String, String>,
 }
 
+/// Trackers by tier.
+type Tiers = Arc<[Vec<String>]>;
+
 #[derive(Debug)]
 struct Entry {
-    trackers: Arc<[Vec<String>]>,
+    trackers: Tiers,
     /// The only due time that counts; others in the heap are stale.
     due: Option<Instant>,
     /// Trackers that know of it.
@@ -127,7 +130,7 @@ impl Book {
     }
 
     /// The next seed that is due, or when one will be.
-    fn next(&mut self, now: Instant) -> Result<(InfoHash, Arc<[Vec<String>]>), Option<Instant>> {
+    fn next(&mut self, now: Instant) -> Result<(InfoHash, Tiers), Option<Instant>> {
         while let Some(&Reverse((due, info_hash))) = self.due.peek() {
             let current = self
                 .entries

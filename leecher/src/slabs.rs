@@ -70,9 +70,6 @@ impl Slabs {
     pub(crate) fn give(&self, mut slab: BytesMut) {
         slab.clear();
         let room = slab.capacity();
-        if room == 0 {
-            return;
-        }
         let mut lists = locked(&self.lists);
         let kept = lists.ready.len() + lists.spent.len();
         if room >= LEAST_ROOM && lists.ready.len() < self.remembered {

@@ -233,7 +233,7 @@ impl TorrentTask {
             Wake::Peers => {
                 let mut batches = std::mem::take(&mut self.batches);
                 for batch in batches.drain(..) {
-                    self.from_peer(batch);
+                    self.heard(batch);
                 }
                 self.batches = batches;
             }
@@ -253,7 +253,7 @@ impl TorrentTask {
         }
     }
 
-    fn from_peer(&mut self, message: FromPeer) {
+    fn heard(&mut self, message: FromPeer) {
         match message {
             FromPeer::Batch(batch) => self.batch(batch),
             FromPeer::Uploaded {

@@ -63,6 +63,16 @@ impl Wire {
     }
 }
 
+/// Writes until it cannot. What the peer sent before it stopped reading may still be of use, so
+/// a broken line is not told at once.
+async fn write(writer: Writer) -> Gone {
+    let why = writer.run().await;
+    if matches!(why, Gone::Io(_)) {
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+    why
+}
+
 impl Drop for Wire {
     fn drop(&mut self) {
         self.reader.abort();
@@ -126,16 +136,16 @@ impl TorrentTask {
         tracing::debug!(%addr, id = %handshake.peer_id, inbound, "peer connected");
         let (fast, extended) = (handshake.fast, handshake.extended);
         let (read_half, write_half) = stream.into_split();
-        let outbox = Arc::new(Outbox::default());
+        let (core, outbox) = (Arc::clone(&self.core), Arc::new(Outbox::default()));
         let reader = Reader {
-            core: Arc::clone(&self.core),
+            core: Arc::clone(&core),
             peer,
             socket: read_half,
             decoder: Decoder::new(*self.shared.info.geometry(), fast, extended),
             to_torrent: self.to_us.clone(),
         };
         let writer = Writer {
-            core: Arc::clone(&self.core),
+            core,
             peer,
             socket: write_half,
             outbox: Arc::clone(&outbox),
@@ -157,14 +167,7 @@ impl TorrentTask {
             dirty: false,
             outbox,
             reader: self.watch(peer, reader.run()),
-            writer: self.watch(peer, async {
-                let why = writer.run().await;
-                // What it sent before it stopped reading may still be of use.
-                if matches!(why, Gone::Io(_)) {
-                    tokio::time::sleep(LAST_WORDS).await;
-                }
-                why
-            }),
+            writer: self.watch(peer, write(writer)),
             _place: place,
         };
         self.peers.insert(peer, Peer::Wire(Box::new(wire)));
