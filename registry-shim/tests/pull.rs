@@ -1,0 +1,332 @@
+//! Pulls through an agent while everything works: sources, single flight, ranges, headers.
+
+mod harness;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use harness::{DEADLINE, World, error_code, info_of, json, noise};
+use oci::Digest;
+use registry_shim::status::BlobPhase;
+use reqwest::StatusCode;
+use tokio::time::timeout;
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_image_travels_from_origin_to_agent_to_agent() {
+    let world = World::new().await;
+    let layers = [noise(1, 3 * MIB + 17), noise(2, 700)];
+    let digest = world.image("team/app", "v1", &layers).await;
+
+    let one = world.agent("one").await;
+    let response = one.manifest("team/app", "v1").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let headers = response.headers().clone();
+    assert_eq!(headers["docker-content-digest"], digest.to_string());
+    assert_eq!(headers["content-type"], oci::manifest::OCI_MANIFEST);
+    let manifest = response.bytes().await.unwrap();
+    assert_eq!(Digest::sha256_of(&manifest), digest);
+    for layer in &layers {
+        let got = one.blob("team/app", &Digest::sha256_of(layer)).await;
+        assert_eq!(got.status(), StatusCode::OK);
+        assert_eq!(got.content_length(), Some(layer.len() as u64));
+        assert_eq!(got.bytes().await.unwrap(), layer);
+    }
+    let large = Digest::sha256_of(&layers[0]);
+    let from_origin = one.until(&large, |b| b.phase == BlobPhase::Complete).await;
+    assert_eq!(from_origin.from_peers, 0);
+    assert_eq!(
+        from_origin.from_origin + from_origin.from_web_seed,
+        layers[0].len() as u64
+    );
+    assert!(from_origin.first_byte_ms.is_some());
+
+    // The second agent meets the first one, and its bytes are told apart.
+    let info = info_of(&layers[0]);
+    let two = world.agent("two").await;
+    let wanted = one.agent.addrs().peer;
+    let known = async {
+        while !world.tracker.peers_of(info.hash()).contains(&wanted) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(DEADLINE, known).await.unwrap();
+    world.origin.engine.set_limits(Some(64 << 10), None);
+    world.origin.table.no_web_seed.store(true, Ordering::SeqCst);
+    let got = two.blob("team/app", &large).await.bytes().await.unwrap();
+    assert_eq!(got, layers[0]);
+    let second = two.until(&large, |b| b.phase == BlobPhase::Complete).await;
+    assert!(second.from_peers > 0, "{second:?}");
+    assert!(second.sources.iter().any(|s| s.addr == wanted && !s.origin));
+    one.agent.shutdown().await;
+    two.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hundred_clients_share_one_download() {
+    let world = World::new().await;
+    let layer = noise(3, 2 * MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    let agent = world.agent("agent").await;
+    let bodies = join_all((0..100).map(|_| async {
+        let response = agent.blob("team/app", &digest).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        response.bytes().await.unwrap()
+    }));
+    for body in bodies.await {
+        assert!(body == layer);
+    }
+    let asked = &world.origin.table.torrents_asked;
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    let status = agent
+        .until(&digest, |b| b.phase == BlobPhase::Complete)
+        .await;
+    let received = status.from_origin + status.from_peers + status.from_web_seed;
+    assert_eq!(received, layer.len() as u64, "{status:?}");
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn headers_go_out_before_anything_arrives_and_the_body_follows() {
+    let world = World::new().await;
+    let layer = noise(4, 2 * MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    world
+        .origin
+        .table
+        .hide_sources
+        .store(true, Ordering::SeqCst);
+    let mut config = world.config("agent");
+    config.patience.stall = DEADLINE;
+    let agent = world.agent_with(config).await;
+
+    let response = agent.blob("team/app", &digest).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.content_length(), Some(layer.len() as u64));
+    assert_eq!(
+        response.headers()["docker-content-digest"],
+        digest.to_string()
+    );
+    let status = agent.blob_status(&digest).await.unwrap();
+    assert_eq!(status.verified, 0);
+    assert_eq!(status.phase, BlobPhase::Downloading);
+
+    agent.introduce(&info_of(&layer), &[world.origin.peer()]);
+    let body = timeout(DEADLINE, response.bytes()).await.unwrap().unwrap();
+    assert!(body == layer);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ranges_are_answered_while_the_rest_is_still_missing() {
+    let world = World::new().await;
+    let layer = noise(5, 6 * MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    world.origin.table.no_web_seed.store(true, Ordering::SeqCst);
+    world.origin.engine.set_limits(Some(MIB as u64), None);
+    let agent = world.agent("agent").await;
+
+    let mut front = agent.blob("team/app", &digest).await.bytes_stream();
+    let first = timeout(DEADLINE, front.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(layer.starts_with(&first));
+
+    let middle = agent.range("team/app", &digest, "3000000-3000099").await;
+    assert_eq!(middle.status(), StatusCode::PARTIAL_CONTENT);
+    let total = layer.len();
+    let expected = format!("bytes 3000000-3000099/{total}");
+    assert_eq!(middle.headers()["content-range"], expected);
+    let middle = timeout(DEADLINE, middle.bytes()).await.unwrap().unwrap();
+    assert_eq!(middle, layer.slice(3_000_000..3_000_100));
+    let status = agent.blob_status(&digest).await.unwrap();
+    assert!(status.verified < total as u64, "{status:?}");
+
+    // A client that was cut resumes to the end while the first goes on.
+    let resumed = agent.range("team/app", &digest, "1000000-").await;
+    assert_eq!(resumed.content_length(), Some(total as u64 - 1_000_000));
+    world.origin.engine.set_limits(None, None);
+    let resumed = timeout(DEADLINE, resumed.bytes()).await.unwrap().unwrap();
+    assert!(resumed == layer.slice(1_000_000..));
+    let beyond = agent.range("team/app", &digest, "99999999-").await;
+    assert_eq!(beyond.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_does_not_exist_is_404_at_once() {
+    let world = World::new().await;
+    let agent = world.agent("agent").await;
+    let nothing = Digest::sha256_of(b"nothing");
+    for (path, code) in [
+        (format!("/v2/team/app/blobs/{nothing}"), "BLOB_UNKNOWN"),
+        (
+            format!("/v2/team/app/manifests/{nothing}"),
+            "MANIFEST_UNKNOWN",
+        ),
+        ("/v2/team/app/manifests/v9".to_owned(), "MANIFEST_UNKNOWN"),
+    ] {
+        // Well before the patience for an origin that does not answer.
+        let answer = timeout(Duration::from_secs(3), agent.get(&path))
+            .await
+            .unwrap();
+        let (status, found, message) = error_code(answer).await;
+        assert_eq!(
+            (status, found.as_str()),
+            (StatusCode::NOT_FOUND, code),
+            "{message}"
+        );
+        assert!(message.contains("team/app"), "{message}");
+    }
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn content_of_one_repository_is_not_read_through_another() {
+    let world = World::new().await;
+    let layer = noise(6, MIB);
+    let digest = world.blob("secret/app", layer.clone()).await;
+    let agent = world.agent("agent").await;
+    assert_eq!(
+        agent.blob("other/app", &digest).await.status(),
+        StatusCode::NOT_FOUND
+    );
+    let body = agent
+        .blob("secret/app", &digest)
+        .await
+        .bytes()
+        .await
+        .unwrap();
+    assert!(body == layer);
+    agent
+        .until(&digest, |b| b.phase == BlobPhase::Complete)
+        .await;
+    let (status, code, _) = error_code(agent.blob("other/app", &digest).await).await;
+    assert_eq!(
+        (status, code.as_str()),
+        (StatusCode::NOT_FOUND, "BLOB_UNKNOWN")
+    );
+
+    // Once a push mounts it there, it is read there, from the local copy.
+    world.origin.link("mounted/app", &digest);
+    let before = world.origin.table.torrents_asked.load(Ordering::SeqCst);
+    let body = agent
+        .blob("mounted/app", &digest)
+        .await
+        .bytes()
+        .await
+        .unwrap();
+    assert!(body == layer);
+    let after = world.origin.table.torrents_asked.load(Ordering::SeqCst);
+    assert_eq!(before, after);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_moved_tag_is_never_stale_and_a_deleted_one_is_gone() {
+    let world = World::new().await;
+    let old = world.image("team/app", "latest", &[noise(7, 100)]).await;
+    let new = world.image("team/app", "next", &[noise(8, 100)]).await;
+    let agent = world.agent("agent").await;
+    let digest = async || {
+        let response = agent.manifest("team/app", "latest").await;
+        let header = response.headers().get("docker-content-digest").cloned();
+        (response.status(), header)
+    };
+    let text = |digest: &Digest| Some(digest.to_string().parse().unwrap());
+    assert_eq!(digest().await, (StatusCode::OK, text(&old)));
+    world.origin.tag("team/app", "latest", &new);
+    assert_eq!(digest().await, (StatusCode::OK, text(&new)));
+    world.origin.untag("team/app", "latest");
+    assert_eq!(digest().await.0, StatusCode::NOT_FOUND);
+    let by_digest = agent.manifest("team/app", &new.to_string()).await;
+    assert_eq!(by_digest.status(), StatusCode::OK);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_namespace_of_a_mirror_is_tried_below_the_name() {
+    let world = World::new().await;
+    let digest = world
+        .image("docker.io/library/hello", "v1", &[noise(9, 10)])
+        .await;
+    let agent = world.agent("agent").await;
+    let with = agent
+        .get("/v2/library/hello/manifests/v1?ns=docker.io")
+        .await;
+    assert_eq!(with.status(), StatusCode::OK);
+    assert_eq!(with.headers()["docker-content-digest"], digest.to_string());
+    let without = agent.manifest("library/hello", "v1").await;
+    assert_eq!(without.status(), StatusCode::NOT_FOUND);
+    // A key, never an address: nothing is dialled for it.
+    let odd = agent
+        .get("/v2/library/hello/manifests/v1?ns=127.0.0.1:9")
+        .await;
+    assert_eq!(odd.status(), StatusCode::NOT_FOUND);
+    let tags = agent.get("/v2/docker.io/library/hello/tags/list").await;
+    let tags: serde_json::Value = json(tags).await;
+    assert_eq!(tags["tags"], serde_json::json!(["v1"]));
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_push_is_refused_with_directions() {
+    let world = World::new().await;
+    let agent = world.agent("agent").await;
+    let base = agent.get("/v2/").await;
+    assert_eq!(base.status(), StatusCode::OK);
+    assert_eq!(base.text().await.unwrap(), "{}");
+    for (method, path) in [
+        ("POST", "/v2/team/app/blobs/uploads/"),
+        ("PATCH", "/v2/team/app/blobs/uploads/1"),
+        ("PUT", "/v2/team/app/manifests/v1"),
+        ("DELETE", "/v2/team/app/manifests/v1"),
+    ] {
+        let request = agent.http.request(method.parse().unwrap(), agent.url(path));
+        let answer = request.body("x").send().await.unwrap();
+        let (status, code, message) = error_code(answer).await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(code, "UNSUPPORTED");
+        assert!(message.contains(&world.herd().name()), "{message}");
+    }
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_empty_blob_and_heads_cost_no_download() {
+    let world = World::new().await;
+    let layer = noise(10, MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    let agent = world.agent("agent").await;
+    let empty = agent.blob("team/app", &Digest::sha256_of(b"")).await;
+    assert_eq!(empty.status(), StatusCode::OK);
+    assert_eq!(empty.content_length(), Some(0));
+    let request = agent.http.head(agent.blob_url("team/app", &digest));
+    let head = request.send().await.unwrap();
+    assert_eq!(head.status(), StatusCode::OK);
+    assert_eq!(head.headers()["content-length"], layer.len().to_string());
+    assert_eq!(head.headers()["docker-content-digest"], digest.to_string());
+    assert!(agent.blob_status(&digest).await.is_none());
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn accept_is_passed_on_as_the_client_said_it() {
+    let world = World::new().await;
+    world.image("team/app", "v1", &[noise(11, 10)]).await;
+    let agent = world.agent("agent").await;
+    let types = [oci::manifest::OCI_INDEX, oci::manifest::OCI_MANIFEST];
+    let mut request = agent.http.get(agent.url("/v2/team/app/manifests/v1"));
+    for media_type in types {
+        request = request.header("accept", media_type);
+    }
+    assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(*world.origin.table.accept.lock().unwrap(), types);
+    assert!(world.origin.table.manifests_asked.load(Ordering::SeqCst) > 0);
+    agent.agent.shutdown().await;
+}
