@@ -7,7 +7,9 @@
 
 mod config;
 mod error;
+mod file_blob;
 mod origin;
+mod store;
 
 pub use config::{Config, Limits};
 pub use error::OriginError;

@@ -1,0 +1,321 @@
+//! The embedded store: one directory, owned by one process.
+//!
+//! ```text
+//! lock                                held by the process that owns the directory
+//! format                              which layout this is
+//! clean                               there only after a clean stop
+//! spool/<n>/                          content on its way in, as below; swept at start
+//! blobs/<algorithm>/<2 hex>/<hex>/    complete content, never written again
+//!     data                            its bytes
+//!     torrent-<info hash>-<length>    its raw info dictionary; none when it is empty
+//! aside/<name>                        what did not look right at start, for a person to judge
+//! repos/<name>/_blobs/<digest>        empty: the repository holds that blob
+//! repos/<name>/_manifests/<digest>    its media type; the bytes are a blob
+//! repos/<name>/_referrers/<digest>/<digest>   subject, and empty: who refers to it
+//! repos/<name>/_tags/<tag>            a digest
+//! ```
+//!
+//! Crash rules: content is written and synced inside `spool`, renamed as a directory, and its
+//! new parent synced, so a digest is there with bytes and torrent or not at all. Small files
+//! are replaced by rename the same way. Only then is the index in memory changed, which
+//! answers `stat`, `linked` and `holders` without touching the disk. A start reads names and
+//! lengths, never content; after an unclean stop it first makes durable what the file system
+//! still remembers of the process that died.
+//!
+//! All blocking work runs on blocking threads.
+
+mod blobs;
+mod durable;
+mod repos;
+mod scan;
+mod tags;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use oci::{Digest, RepoName};
+
+use super::{BlobMeta, StoreError, Stores};
+
+const FORMAT: &str = "groundswell store 1\n";
+
+/// A store in a directory. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct DirStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    /// Names for staged directories; `spool` is empty at start.
+    staged: AtomicU64,
+    index: RwLock<Index>,
+    /// Held while a repository's directories are made, so that nobody puts a file into one
+    /// whose own entry is not on disk yet.
+    making: Mutex<()>,
+    /// Held, by path, while a tag is compared and moved, or content comes or goes.
+    moving: [Mutex<()>; 64],
+    /// The lock on the directory lives as long as this.
+    _lock: File,
+}
+
+/// What the directory holds, in memory.
+#[derive(Debug, Default)]
+struct Index {
+    blobs: HashMap<Digest, BlobMeta>,
+    held: HashMap<Digest, Vec<Held>>,
+    /// Repositories with manifests.
+    repos: BTreeSet<Arc<RepoName>>,
+}
+
+/// Who holds a digest, and as what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    repo: Arc<RepoName>,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Blob,
+    Manifest,
+}
+
+/// Why a directory is no store.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// Another process owns it.
+    #[error("{0} is in use by another process")]
+    Locked(PathBuf),
+    /// Something in it cannot be read or made.
+    #[error("{path}: {source}")]
+    Io {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl DirStore {
+    /// Opens the directory, or makes it: takes the lock, sweeps what never became content,
+    /// reads what is there. Blocking.
+    pub(crate) fn open(root: &Path) -> Result<Self, OpenError> {
+        durable::make_root(root)?;
+        let lock = lock(root)?;
+        check_format(root)?;
+        sweep(&root.join("spool"))?;
+        lay_out(root)?;
+        let clean = root.join("clean");
+        if clean.exists() {
+            durable::remove(&clean)?;
+        } else {
+            durable::sync_all(root)?;
+        }
+        let index = scan::read(root)?;
+        let inner = Inner {
+            root: root.to_owned(),
+            staged: AtomicU64::new(0),
+            index: RwLock::new(index),
+            making: Mutex::new(()),
+            moving: std::array::from_fn(|_| Mutex::new(())),
+            _lock: lock,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The store behind its traits.
+    pub(crate) fn stores(&self) -> Stores {
+        let this = Arc::new(self.clone());
+        Stores {
+            blobs: this.clone(),
+            repos: this.clone(),
+            tags: this,
+        }
+    }
+
+    /// Says that everything is on disk, so that the next start need not make sure. Blocking.
+    pub(crate) fn close(&self) -> Result<(), StoreError> {
+        durable::write_new(&self.inner.root.join("clean"), b"")?;
+        durable::sync_dir(&self.inner.root)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(done) => done,
+            Err(stopped) => match stopped.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(StoreError::Closing),
+            },
+        }
+    }
+}
+
+impl Inner {
+    fn staging_dir(&self) -> PathBuf {
+        let n = self.staged.fetch_add(1, Ordering::Relaxed);
+        self.root.join("spool").join(n.to_string())
+    }
+
+    fn repo_dir(&self, repo: &RepoName) -> PathBuf {
+        self.root.join("repos").join(repo.as_str())
+    }
+
+    fn index(&self) -> std::sync::RwLockReadGuard<'_, Index> {
+        self.index.read().expect("no panic while the index is held")
+    }
+
+    fn index_mut(&self) -> std::sync::RwLockWriteGuard<'_, Index> {
+        self.index
+            .write()
+            .expect("no panic while the index is held")
+    }
+}
+
+impl Index {
+    fn holds(&self, repo: &RepoName, digest: &Digest, kind: Kind) -> bool {
+        let is = |held: &Held| held.kind == kind && *held.repo == *repo;
+        self.held
+            .get(digest)
+            .is_some_and(|held| held.iter().any(is))
+    }
+
+    fn hold(&mut self, repo: &RepoName, digest: &Digest, kind: Kind) {
+        if self.holds(repo, digest, kind) {
+            return;
+        }
+        let repo = match self.repos.get(repo) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(repo.clone()),
+        };
+        if kind == Kind::Manifest {
+            self.repos.insert(Arc::clone(&repo));
+        }
+        self.held
+            .entry(digest.clone())
+            .or_default()
+            .push(Held { repo, kind });
+    }
+
+    fn release(&mut self, repo: &RepoName, digest: &Digest, kind: Kind) {
+        if let Some(held) = self.held.get_mut(digest) {
+            held.retain(|held| held.kind != kind || *held.repo != *repo);
+            if held.is_empty() {
+                self.held.remove(digest);
+            }
+        }
+    }
+}
+
+/// A digest as a file name.
+fn file_name(digest: &Digest) -> String {
+    digest.to_string().replacen(':', "-", 1)
+}
+
+/// A file name that is a digest.
+fn from_file_name(name: &str) -> Option<Digest> {
+    name.replacen('-', ":", 1).parse().ok()
+}
+
+fn lock(root: &Path) -> Result<File, OpenError> {
+    use rustix::fs::{FlockOperation, flock};
+    let path = root.join("lock");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|source| OpenError::Io {
+            path: path.clone(),
+            source,
+        })?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked(root.to_owned())),
+        Err(errno) => Err(OpenError::Io {
+            path,
+            source: errno.into(),
+        }),
+    }
+}
+
+fn check_format(root: &Path) -> Result<(), OpenError> {
+    let path = root.join("format");
+    let found = match fs::read_to_string(&path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            durable::replace(&root.join("format.new"), &path, FORMAT.as_bytes())?;
+            return Ok(());
+        }
+        Err(source) => return Err(OpenError::Io { path, source }),
+    };
+    if found == FORMAT {
+        return Ok(());
+    }
+    let source = io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "it was written by another version ({})",
+            found.trim().escape_default()
+        ),
+    );
+    Err(OpenError::Io { path, source })
+}
+
+/// Removes what a crash left half-made.
+fn sweep(spool: &Path) -> Result<(), OpenError> {
+    match fs::remove_dir_all(spool) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(OpenError::Io {
+            path: spool.to_owned(),
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Makes every directory that content needs, durably, once: a commit then only renames.
+fn lay_out(root: &Path) -> Result<(), OpenError> {
+    for dir in [
+        "spool",
+        "blobs",
+        "blobs/sha256",
+        "blobs/sha512",
+        "aside",
+        "repos",
+    ] {
+        durable::make_dir(&root.join(dir))?;
+    }
+    for algorithm in ["sha256", "sha512"] {
+        let parent = root.join("blobs").join(algorithm);
+        for shard in 0..=u8::MAX {
+            durable::make_dir(&parent.join(format!("{shard:02x}")))?;
+        }
+        durable::sync_dir(&parent)?;
+    }
+    durable::sync_dir(&root.join("blobs"))?;
+    durable::sync_dir(root)?;
+    Ok(())
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io { path, source } => Self::Io { path, source },
+            other => Self::Io {
+                path: PathBuf::new(),
+                source: io::Error::other(other.to_string()),
+            },
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What the directory holds when it is opened: names and lengths are read, content is not.
+//!
+//! Content that cannot be what its name says (wrong length, no torrent) is set aside with a
+//! warning and counts as absent, so that a push brings it again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci::{Digest, RepoName};
+use torrents::InfoHash;
+
+use super::blobs::{from_torrent_name, parse_torrent};
+use super::repos::{digests_in, names_in};
+use super::{Index, Kind, durable};
+use crate::store::staged::DATA;
+use crate::store::{BlobMeta, StoreError};
+
+/// Reads everything.
+pub(super) fn read(root: &Path) -> Result<Index, StoreError> {
+    let mut index = Index::default();
+    for algorithm in ["sha256", "sha512"] {
+        let shards = root.join("blobs").join(algorithm);
+        for shard in names_in(&shards)? {
+            read_shard(root, algorithm, &shards.join(shard), &mut index)?;
+        }
+    }
+    read_repos(&root.join("repos"), "", &mut index)?;
+    Ok(index)
+}
+
+fn read_shard(
+    root: &Path,
+    algorithm: &str,
+    shard: &Path,
+    index: &mut Index,
+) -> Result<(), StoreError> {
+    for name in names_in(shard)? {
+        let dir = shard.join(&name);
+        let Ok(digest) = format!("{algorithm}:{name}").parse::<Digest>() else {
+            set_aside(root, &dir, &name, "its name is no digest")?;
+            continue;
+        };
+        match read_blob(&dir, &digest)? {
+            Ok(meta) => drop(index.blobs.insert(digest, meta)),
+            Err(what) => set_aside(root, &dir, &name, &what)?,
+        }
+    }
+    Ok(())
+}
+
+/// The inner error says what is wrong with it.
+fn read_blob(dir: &Path, digest: &Digest) -> Result<Result<BlobMeta, String>, StoreError> {
+    let path = dir.join(DATA);
+    let length = match fs::metadata(&path) {
+        Ok(found) if found.is_file() => found.len(),
+        Ok(_) => return Ok(Err("its data is no file".into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Err("its data is missing".into()));
+        }
+        Err(source) => return Err(StoreError::Io { path, source }),
+    };
+    let torrents: Vec<_> = names_in(dir)?
+        .iter()
+        .filter_map(|name| from_torrent_name(name))
+        .collect();
+    if let Some((_, stated)) = torrents.iter().find(|(_, stated)| *stated != length) {
+        return Ok(Err(format!(
+            "it has {length} bytes, its torrent says {stated}"
+        )));
+    }
+    let info_hash = match torrents[..] {
+        [] if length == 0 => None,
+        [] => return Ok(Err("its torrent is missing".into())),
+        [(info_hash, _)] => Some(info_hash),
+        _ => match preferred(dir, &torrents)? {
+            Some(info_hash) => Some(info_hash),
+            None => return Ok(Err("none of its torrents can be read".into())),
+        },
+    };
+    Ok(Ok(BlobMeta {
+        digest: digest.clone(),
+        length,
+        info_hash,
+    }))
+}
+
+/// Of several torrents the one with the largest pieces is the newest; the others go.
+fn preferred(dir: &Path, found: &[(InfoHash, u64)]) -> Result<Option<InfoHash>, StoreError> {
+    let path_of = |&(hash, length): &(InfoHash, u64)| -> PathBuf {
+        dir.join(super::blobs::torrent_name(hash, length))
+    };
+    let mut best: Option<(u32, (InfoHash, u64))> = None;
+    for torrent in found {
+        let path = path_of(torrent);
+        let raw = fs::read(&path).map_err(StoreError::at(&path))?;
+        if let Ok(info) = parse_torrent(&path, raw) {
+            best = best.max(Some((info.geometry().piece_len(), *torrent)));
+        }
+    }
+    let Some((_, best)) = best else {
+        return Ok(None);
+    };
+    for torrent in found.iter().filter(|torrent| **torrent != best) {
+        durable::remove(&path_of(torrent))?;
+    }
+    Ok(Some(best.0))
+}
+
+fn set_aside(root: &Path, dir: &Path, name: &str, what: &str) -> Result<(), StoreError> {
+    let aside = root.join("aside");
+    let place = (0_u32..)
+        .map(|n| aside.join(format!("{name}.{n}")))
+        .find(|place| !place.exists())
+        .unwrap_or_else(|| aside.join(name));
+    tracing::warn!(
+        path = %dir.display(), aside = %place.display(),
+        "stored content is set aside because {what}; push it again to have it back"
+    );
+    durable::rename(dir, &place)?;
+    durable::sync_dir(dir.parent().unwrap_or(root))
+}
+
+/// Repository names nest; what belongs to a repository starts with an underscore, which no
+/// name can.
+fn read_repos(dir: &Path, prefix: &str, index: &mut Index) -> Result<(), StoreError> {
+    let mut owned = Vec::new();
+    for name in names_in(dir)? {
+        if name.starts_with('_') {
+            owned.push(name);
+        } else {
+            let nested = if prefix.is_empty() {
+                name.clone()
+            } else {
+                format!("{prefix}/{name}")
+            };
+            read_repos(&dir.join(&name), &nested, index)?;
+        }
+    }
+    let Ok(repo) = prefix.parse::<RepoName>() else {
+        return Ok(());
+    };
+    // Manifests first: they make the repository known, and its name is kept once.
+    for (part, kind) in [("_manifests", Kind::Manifest), ("_blobs", Kind::Blob)] {
+        if !owned.iter().any(|name| name == part) {
+            continue;
+        }
+        for digest in digests_in(&dir.join(part))? {
+            index.hold(&repo, &digest, kind);
+        }
+    }
+    Ok(())
+}
