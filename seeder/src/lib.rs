@@ -8,8 +8,11 @@
 mod config;
 mod error;
 mod file_blob;
+mod intake;
 mod origin;
+mod sessions;
 mod store;
+mod upload;
 
 pub use config::{Config, Limits};
 pub use error::OriginError;
