@@ -9,8 +9,12 @@ mod config;
 mod error;
 mod file_blob;
 mod intake;
+mod ledger;
 mod origin;
+mod publisher;
+mod registrar;
 mod sessions;
+mod shelf;
 mod store;
 mod upload;
 

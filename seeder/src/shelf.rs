@@ -1,0 +1,158 @@
+//! What this origin seeds: torrents by info hash, and the names people know them by.
+//!
+//! The engine opens content through it when a peer asks, and closes it again; so a thousand
+//! stored blobs cost a few table entries. Nothing is hashed here: what the store holds was
+//! verified when it came, and peers verify every piece.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, RwLock};
+
+use async_trait::async_trait;
+use leecher::{Content, Library};
+use oci::Digest;
+use torrents::register::{MAX_NAMES, Registration};
+use torrents::{Info, InfoHash};
+
+use crate::store::{BlobMeta, BlobStore, LocalTorrent};
+
+/// Everything seeded.
+pub(crate) struct Shelf {
+    blobs: Arc<dyn BlobStore>,
+    table: RwLock<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    torrents: BTreeMap<InfoHash, Entry>,
+    names: HashMap<Digest, Vec<Arc<str>>>,
+}
+
+struct Entry {
+    digest: Digest,
+    length: u64,
+}
+
+impl Shelf {
+    /// Everything that lies in the store.
+    pub(crate) fn new(blobs: Arc<dyn BlobStore>) -> Self {
+        let shelf = Self {
+            table: RwLock::default(),
+            blobs,
+        };
+        for meta in shelf.blobs.local() {
+            shelf.add(&meta);
+        }
+        shelf
+    }
+
+    /// Seeds it from now on. Its info hash, if it is news.
+    pub(crate) fn add(&self, meta: &BlobMeta) -> Option<InfoHash> {
+        let info_hash = meta.info_hash?;
+        let entry = Entry {
+            digest: meta.digest.clone(),
+            length: meta.length,
+        };
+        let before = self.table_mut().torrents.insert(info_hash, entry);
+        before.is_none().then_some(info_hash)
+    }
+
+    /// Stops seeding it: the swarms it was in.
+    pub(crate) fn remove(&self, digest: &Digest) -> Vec<InfoHash> {
+        let mut table = self.table_mut();
+        table.names.remove(digest);
+        // One as a rule, two after a torrent was made anew.
+        let of_it = |(hash, entry): (&InfoHash, &Entry)| (entry.digest == *digest).then_some(*hash);
+        let hashes: Vec<_> = table.torrents.iter().filter_map(of_it).collect();
+        for hash in &hashes {
+            table.torrents.remove(hash);
+        }
+        hashes
+    }
+
+    /// People met the digest under this name. Whether that is news.
+    pub(crate) fn name(&self, digest: &Digest, name: &Arc<str>) -> bool {
+        let mut table = self.table_mut();
+        let names = table.names.entry(digest.clone()).or_default();
+        let news = names.len() < MAX_NAMES && !names.contains(name);
+        if news {
+            names.push(Arc::clone(name));
+        }
+        news
+    }
+
+    /// How many torrents there are.
+    pub(crate) fn len(&self) -> usize {
+        self.table().torrents.len()
+    }
+
+    /// What to tell a tracker about a torrent; `None` when it is not seeded.
+    pub(crate) fn registration(&self, info_hash: InfoHash) -> Option<Registration> {
+        let table = self.table();
+        table
+            .torrents
+            .get(&info_hash)
+            .map(|entry| table.registration(info_hash, entry))
+    }
+
+    /// The same of at most `limit` torrents that follow `after` in order of info hash.
+    pub(crate) fn registrations(&self, after: Option<InfoHash>, limit: usize) -> Vec<Registration> {
+        let table = self.table();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let following = table.torrents.range((start, Bound::Unbounded));
+        following
+            .take(limit)
+            .map(|(hash, entry)| table.registration(*hash, entry))
+            .collect()
+    }
+
+    /// The file and torrent behind an info hash. What is wrong with it, if something is, is
+    /// logged.
+    async fn find(&self, info_hash: InfoHash) -> Option<LocalTorrent> {
+        let digest = self.table().torrents.get(&info_hash)?.digest.clone();
+        match self.blobs.torrent(&digest, info_hash).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%digest, %info_hash, %error, "cannot seed stored content");
+                None
+            }
+        }
+    }
+
+    fn table(&self) -> std::sync::RwLockReadGuard<'_, Table> {
+        self.table.read().expect("no panic while the table is held")
+    }
+
+    fn table_mut(&self) -> std::sync::RwLockWriteGuard<'_, Table> {
+        self.table
+            .write()
+            .expect("no panic while the table is held")
+    }
+}
+
+impl Table {
+    fn registration(&self, info_hash: InfoHash, entry: &Entry) -> Registration {
+        let names = self.names.get(&entry.digest).map_or(&[][..], Vec::as_slice);
+        Registration {
+            info_hash,
+            label: entry.digest.to_string(),
+            length: entry.length,
+            names: names.iter().map(|name| name.to_string()).collect(),
+        }
+    }
+}
+
+#[async_trait]
+impl Library for Shelf {
+    async fn open(&self, info_hash: InfoHash) -> Option<(Info, Arc<Content>)> {
+        let LocalTorrent { path, info } = self.find(info_hash).await?;
+        let opened = tokio::task::spawn_blocking(move || {
+            Content::complete(&path, &info)
+                .map(|content| (info, Arc::new(content)))
+                .inspect_err(|error| {
+                    tracing::error!(path = %path.display(), %error, "cannot seed stored content");
+                })
+        });
+        opened.await.ok()?.ok()
+    }
+}
