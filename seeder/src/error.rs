@@ -4,26 +4,28 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use oci::serve::BindError;
+
+use crate::store::OpenError;
+
 /// Why an origin does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OriginError {
     /// A port is taken, or the address is not ours.
     #[error(
-        "cannot listen on {addr} for the {what}: {source}\nhint: {}",
-        bind_hint(source)
+        "cannot listen on {} for the {what}: {}\nhint: {}",
+        source.addr, source.why(), source.hint()
     )]
     Bind {
         /// Which of the ports.
         what: &'static str,
-        /// Where.
-        addr: SocketAddr,
-        /// Why.
-        source: io::Error,
+        /// Where, and why.
+        source: BindError,
     },
     /// The data directory cannot be used.
     #[error(
-        "cannot use the data directory {}: {source}\nhint: give --data a directory this user may write, on a disk with room",
+        "cannot use {} in the data directory: {source}\nhint: give --data a directory this user may write, on a disk with room",
         path.display()
     )]
     Data {
@@ -50,18 +52,21 @@ pub enum OriginError {
         addr: SocketAddr,
     },
     /// The peer side did not start.
-    #[error("cannot start the peer: {0}")]
+    #[error(transparent)]
     Engine(#[from] leecher::EngineError),
     /// The HTTP client that registers did not start.
     #[error("cannot make the client that registers with trackers: {0}")]
     Client(#[from] reqwest::Error),
+    /// The process is stopping.
+    #[error("interrupted while starting")]
+    Interrupted,
 }
 
-fn bind_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "another process has that port; stop it, or choose another",
-        io::ErrorKind::AddrNotAvailable => "that address is not one of this host's",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher one",
-        _ => "choose another address or port",
+impl From<OpenError> for OriginError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Locked(path) => Self::Locked { path },
+            OpenError::Io { path, source } => Self::Data { path, source },
+        }
     }
 }

@@ -5,17 +5,22 @@
 //! nothing behind. This room never picks pieces (the engine does) and never runs a tracker (it
 //! registers with some).
 
+mod api;
 mod config;
 mod error;
 mod file_blob;
 mod intake;
 mod ledger;
+mod metrics;
 mod origin;
 mod publisher;
+mod push;
 mod registrar;
+mod registry;
 mod sessions;
 mod shelf;
 mod store;
+mod tag_api;
 mod upload;
 
 pub use config::{Config, Limits};

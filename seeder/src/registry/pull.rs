@@ -1,0 +1,170 @@
+//! The read half, from the store.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use oci::manifest::{MAX_MANIFEST, Manifest};
+use oci::serve::MAX_PAGE;
+use oci::{
+    Blob, Caller, Descriptor, Digest, ErrorCode, Page, Pull, Reference, RegistryError, RepoName,
+    StoredManifest, Tag, TagPage,
+};
+
+use super::{Registry, storage};
+use crate::store::BlobMeta;
+
+impl Pull for Registry {
+    async fn manifest(
+        &self,
+        _: &Caller,
+        repo: &RepoName,
+        reference: &Reference,
+    ) -> Result<StoredManifest, RegistryError> {
+        let unknown = || {
+            let message = format!("{repo} has no manifest {reference}");
+            RegistryError::new(ErrorCode::ManifestUnknown, message)
+        };
+        let digest = match reference {
+            Reference::Digest(digest) => digest.clone(),
+            Reference::Tag(tag) => {
+                let found = self.stores.tags.tag(repo, tag).await.map_err(storage)?;
+                found.ok_or_else(unknown)?
+            }
+        };
+        let held = self
+            .stores
+            .repos
+            .manifest(repo, &digest)
+            .await
+            .map_err(storage)?;
+        let media_type = held.ok_or_else(unknown)?;
+        let meta = self.stat(&digest).await?.ok_or_else(unknown)?;
+        let bytes = self.read_whole(&meta).await?.ok_or_else(unknown)?;
+        Ok(StoredManifest {
+            digest,
+            media_type,
+            bytes,
+        })
+    }
+
+    async fn blob(
+        &self,
+        _: &Caller,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Arc<dyn Blob>, RegistryError> {
+        let held = self.held_in(repo, digest).await?;
+        let opened = match held {
+            Some(meta) => self
+                .stores
+                .blobs
+                .open(&meta.digest)
+                .await
+                .map_err(storage)?,
+            None => None,
+        };
+        opened.ok_or_else(|| {
+            let message = format!("{repo} has no blob {digest}");
+            RegistryError::new(ErrorCode::BlobUnknown, message)
+        })
+    }
+
+    async fn tags(
+        &self,
+        _: &Caller,
+        repo: &RepoName,
+        page: &Page,
+    ) -> Result<TagPage, RegistryError> {
+        if !self.stores.repos.knows(repo).await.map_err(storage)? {
+            let message = format!("there is no repository {repo}");
+            return Err(RegistryError::new(ErrorCode::NameUnknown, message));
+        }
+        self.stores
+            .tags
+            .tags(repo, &bounded(page))
+            .await
+            .map_err(storage)
+    }
+
+    async fn catalog(&self, _: &Caller, page: &Page) -> Result<TagPage, RegistryError> {
+        self.stores
+            .repos
+            .repositories(&bounded(page))
+            .await
+            .map_err(storage)
+    }
+
+    async fn referrers(
+        &self,
+        _: &Caller,
+        repo: &RepoName,
+        subject: &Digest,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let marked = self
+            .stores
+            .repos
+            .referrers(repo, subject)
+            .await
+            .map_err(storage)?;
+        let mut found = Vec::new();
+        for digest in marked {
+            if let Some((manifest, meta)) = self.read_manifest(repo, &digest).await? {
+                found.push(manifest.as_referrer(digest, meta.length));
+            }
+        }
+        for listed in self.fallback(repo, subject).await? {
+            if !found.iter().any(|known| known.digest == listed.digest) {
+                found.push(listed);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Registry {
+    /// All of a manifest's bytes; `None` when they are gone.
+    pub(super) async fn read_whole(&self, meta: &BlobMeta) -> Result<Option<Bytes>, RegistryError> {
+        if meta.length > MAX_MANIFEST as u64 {
+            return Ok(None);
+        }
+        let opened = self
+            .stores
+            .blobs
+            .open(&meta.digest)
+            .await
+            .map_err(storage)?;
+        let Some(blob) = opened else { return Ok(None) };
+        let mut bytes = BytesMut::new();
+        let mut stream = blob.stream(0..meta.length);
+        while let Some(step) = stream.next().await {
+            let step = step
+                .map_err(|error| RegistryError::new(ErrorCode::Unavailable, error.to_string()))?;
+            bytes.extend_from_slice(&step);
+        }
+        Ok(Some(bytes.freeze()))
+    }
+
+    /// What clients of older registries listed under the tag `<algorithm>-<hex>`.
+    async fn fallback(
+        &self,
+        repo: &RepoName,
+        subject: &Digest,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let Ok(tag) = subject.to_string().replacen(':', "-", 1).parse::<Tag>() else {
+            return Ok(Vec::new());
+        };
+        let Some(digest) = self.stores.tags.tag(repo, &tag).await.map_err(storage)? else {
+            return Ok(Vec::new());
+        };
+        let listed = self.read_manifest(repo, &digest).await?;
+        Ok(listed.map_or_else(Vec::new, |(Manifest { children, .. }, _)| children))
+    }
+}
+
+fn bounded(page: &Page) -> Page {
+    Page {
+        n: Some(page.n.unwrap_or(MAX_PAGE).min(MAX_PAGE)),
+        last: page.last.clone(),
+    }
+}
