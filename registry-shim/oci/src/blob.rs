@@ -7,7 +7,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
@@ -22,7 +21,6 @@ pub type BlobStream = BoxStream<'static, Result<Bytes, BlobError>>;
 pub struct BlobError(pub Arc<str>);
 
 /// A blob that can be read. `length` is final and goes out as `Content-Length` at once.
-#[async_trait]
 pub trait Blob: Send + Sync + 'static {
     /// Bytes in all.
     fn length(&self) -> u64;
@@ -39,7 +37,6 @@ pub trait Blob: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct BytesBlob(pub Bytes);
 
-#[async_trait]
 impl Blob for BytesBlob {
     fn length(&self) -> u64 {
         self.0.len() as u64

@@ -6,9 +6,12 @@
 
 pub mod access;
 pub mod blob;
+pub mod chunks;
 pub mod digest;
 pub mod error;
+pub mod file;
 pub mod flight;
+pub mod growing;
 pub mod manifest;
 pub mod name;
 pub mod origin_api;
@@ -18,10 +21,12 @@ pub mod route;
 pub mod serve;
 
 pub use access::{Access, Action, Caller, OpenAccess};
-pub use blob::{Blob, BlobError, BlobStream};
+pub use blob::{Blob, BlobError, BlobStream, BytesBlob};
 pub use digest::{Digest, Verifier};
 pub use error::{ErrorCode, RegistryError};
+pub use file::FileBlob;
 pub use flight::Flights;
+pub use growing::{GrowingBlob, Source, SourceReader};
 pub use manifest::{Descriptor, Manifest};
 pub use name::{Reference, RepoName, Tag};
 pub use pull::{Page, Pull, StoredManifest, TagPage};

@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -137,7 +136,6 @@ impl HandFed {
     }
 }
 
-#[async_trait]
 impl Blob for HandFed {
     fn length(&self) -> u64 {
         self.length
