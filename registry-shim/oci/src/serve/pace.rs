@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -35,6 +36,9 @@ use super::listen::Limits;
 pub(super) struct Requests {
     begun: AtomicU64,
     ended: AtomicU64,
+    /// The connection, when it looked for a next request while one was being answered. Hyper
+    /// does not look again of itself, and idleness would go unnoticed.
+    connection: AtomicWaker,
 }
 
 /// A request being answered: from its head to the end of its response's body.
@@ -59,6 +63,7 @@ impl Requests {
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
+        self.0.connection.wake();
     }
 }
 
@@ -168,7 +173,10 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Paced<Io> {
             return Poll::Ready(result);
         }
         match patience {
-            None => Poll::Pending,
+            None => {
+                this.requests.connection.register(cx.waker());
+                Poll::Pending
+            }
             Some(limit) => {
                 ready!(this.reading.poll(cx, limit));
                 Poll::Ready(Err(too_slow("the client sent no complete request")))
