@@ -195,8 +195,8 @@ pub(crate) fn swarm(table: &Table, now: Moment, name: &str, page: &PeerPage) -> 
     let limit = page.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
     let mut view = table.with_shard(&info_hash, |shard| {
         let swarm = shard.swarm(&info_hash)?;
-        let v4 = swarm.v4().map(|peer| peer_row(peer, now, length));
-        let v6 = swarm.v6().map(|peer| peer_row(peer, now, length));
+        let v4 = swarm.v4().map(|(at, peer)| peer_row(at, peer, now, length));
+        let v6 = swarm.v6().map(|(at, peer)| peer_row(at, peer, now, length));
         Some(SwarmView {
             row: bare_row(info_hash, swarm, shard.origins()),
             origin_addrs: swarm
@@ -241,13 +241,13 @@ fn matches(row: &SwarmRow, search: &str) -> bool {
         || row.info_hash.to_string().starts_with(search)
 }
 
-fn peer_row<E: Endpoint>(peer: &Peer<E>, now: Moment, length: Option<u64>) -> PeerRow {
+fn peer_row<E: Endpoint>(at: &E, peer: &Peer, now: Moment, length: Option<u64>) -> PeerRow {
     let seed = peer.flags.has(Flags::SEED);
     let paused = peer.flags.has(Flags::PAUSED);
     let left = (peer.left != LEFT_UNKNOWN).then_some(peer.left);
     let share = |left: u64, length: u64| 1.0 - left.min(length) as f64 / length.max(1) as f64;
     PeerRow {
-        addr: peer.at.addr(),
+        addr: at.addr(),
         id: peer.id.to_string(),
         client: peer.id.client().map(str::to_owned),
         seed,

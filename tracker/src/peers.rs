@@ -1,12 +1,15 @@
 //! The peers of one swarm in one address family. Pure.
 //!
-//! One dense vector, seeds in front, so that a reply picks from either part by position in
-//! O(wanted); two tables of positions find a peer by its id and by its address.
+//! Two dense vectors in step, seeds in front, so that a reply picks from either part by
+//! position in O(wanted); two tables of positions find a peer by its id and by its address.
+//! Addresses lie apart from the rest: they are all that most replies need, and a cache line
+//! holds ten.
 //!
 //! Invariants (`check_invariant`): `[0, seeds)` are seeds and the rest are not; each id and
-//! each address occurs once; both tables hold exactly the positions of the vector.
+//! each address occurs once; both tables hold exactly the positions of the vectors.
 //!
 //! ```text
+//!   at      [ S S S | L L L L L ]
 //!   peers   [ S S S | L L L L L ]      by_id, by_at: hash → position
 //!                   ^ seeds
 //! ```
@@ -16,7 +19,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use hashbrown::HashTable;
-use rand::{Rng, RngExt};
+use rand::Rng;
 use torrents::PeerId;
 
 use crate::endpoint::Endpoint;
@@ -28,11 +31,10 @@ pub(crate) const LEFT_UNKNOWN: u64 = u64::MAX;
 /// How far a pick walks past peers it may not hand out before it gives a place up.
 const PICK_STEPS: usize = 8;
 
-/// One peer. Kept to 80 bytes for IPv4: a tracker holds a million.
+/// One peer but for its address. Kept to 72 bytes: a tracker holds a million.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer<E> {
+pub(crate) struct Peer {
     pub(crate) id: PeerId,
-    pub(crate) at: E,
     pub(crate) flags: Flags,
     /// Bytes per second between its last two announces.
     pub(crate) rate: u32,
@@ -46,44 +48,6 @@ pub(crate) struct Peer<E> {
     /// When `left` last shrank, or when it joined.
     pub(crate) advanced: Moment,
     pub(crate) expires: Moment,
-}
-
-impl Peer<()> {
-    /// The same peer, listening at `at`.
-    pub(crate) fn listening<E>(self, at: E) -> Peer<E> {
-        let Self {
-            id,
-            at: (),
-            flags,
-            rate,
-            key,
-            left,
-            uploaded,
-            downloaded,
-            ..
-        } = self;
-        let Self {
-            joined,
-            seen,
-            advanced,
-            expires,
-            ..
-        } = self;
-        Peer {
-            id,
-            at,
-            flags,
-            rate,
-            key,
-            left,
-            uploaded,
-            downloaded,
-            joined,
-            seen,
-            advanced,
-            expires,
-        }
-    }
 }
 
 /// What is true of a peer, one bit each.
@@ -150,7 +114,8 @@ pub(crate) enum Part {
 /// The peers of one swarm in one address family.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerList<E> {
-    peers: Vec<Peer<E>>,
+    at: Vec<E>,
+    peers: Vec<Peer>,
     seeds: usize,
     by_id: HashTable<u32>,
     by_at: HashTable<u32>,
@@ -159,6 +124,7 @@ pub(crate) struct PeerList<E> {
 impl<E> Default for PeerList<E> {
     fn default() -> Self {
         Self {
+            at: Vec::new(),
             peers: Vec::new(),
             seeds: 0,
             by_id: HashTable::new(),
@@ -180,69 +146,70 @@ impl<E: Endpoint> PeerList<E> {
         self.range(part).len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Peer<E>> {
-        self.peers.iter()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&E, &Peer)> {
+        self.at.iter().zip(&self.peers)
+    }
+
+    pub(crate) fn get(&self, position: usize) -> (&E, &Peer) {
+        (&self.at[position], &self.peers[position])
     }
 
     pub(crate) fn position(&self, hasher: &RandomState, id: &PeerId) -> Option<usize> {
-        let found = self
-            .by_id
-            .find(hash_id(hasher, id), |&at| self.peers[at as usize].id == *id);
-        found.map(|&at| at as usize)
+        let is = |position: &u32| self.peers[*position as usize].id == *id;
+        let found = self.by_id.find(hash_id(hasher, id), is);
+        found.map(|position| *position as usize)
     }
 
-    /// Takes in what a peer announced. `peer.joined`, `advanced`, `rate` and the `COUNTED` flag
-    /// of one that was here before are carried over. Returns whether this is the peer's first
+    /// Takes in what a peer announced. `joined`, `advanced`, `rate` and the `COUNTED` flag of
+    /// one that was here before are carried over. Returns whether this is the peer's first
     /// completion too.
     pub(crate) fn announce(
         &mut self,
         hasher: &RandomState,
-        mut peer: Peer<E>,
+        at: E,
+        mut peer: Peer,
         completed: bool,
         room: Room,
     ) -> (Stored, bool) {
         let known = self.position(hasher, &peer.id);
-        let sitting = self.position_at(hasher, &peer);
+        let sitting = self.position_at(hasher, at, peer.flags);
         if let Some(position) = known {
-            let old = &self.peers[position];
-            if !may_move(old, &peer) {
+            if !self.may_move(position, at, peer.key) {
                 return (Stored::Impostor, false);
             }
-            let first_completion = carry(old, &mut peer, completed);
+            let first_completion = carry(&self.peers[position], &mut peer, completed);
             if sitting == known {
                 self.renew(hasher, position, peer);
                 return (Stored::Renewed, first_completion);
             }
             self.remove(hasher, position);
-            if let Some(sitting) = self.position_at(hasher, &peer) {
+            if let Some(sitting) = self.position_at(hasher, at, peer.flags) {
                 self.remove(hasher, sitting);
             }
-            self.make_way(hasher, &peer, room.per_ip);
-            self.insert(hasher, peer);
+            self.make_way(hasher, at, peer.flags, room.per_ip);
+            self.insert(hasher, at, peer);
             return (Stored::Renewed, first_completion);
         }
         // A tracker that restarted has not seen this peer as a leecher; believe `completed`.
-        peer.flags = peer
-            .flags
-            .with(Flags::COUNTED, peer.flags.has(Flags::SEED) || completed);
+        let counted = peer.flags.has(Flags::SEED) || completed;
+        peer.flags = peer.flags.with(Flags::COUNTED, counted);
         let stored = if let Some(sitting) = sitting {
             self.remove(hasher, sitting);
             Stored::Replaced
         } else if self.len() >= room.peers || !room.more {
             return (Stored::Full, false);
         } else {
-            Stored::Joined {
-                evicted: self.make_way(hasher, &peer, room.per_ip),
-            }
+            let evicted = self.make_way(hasher, at, peer.flags, room.per_ip);
+            Stored::Joined { evicted }
         };
-        self.insert(hasher, peer);
+        self.insert(hasher, at, peer);
         (stored, completed)
     }
 
     /// Forgets the peer that leaves; an impostor cannot make another leave.
-    pub(crate) fn leave(&mut self, hasher: &RandomState, peer: &Peer<E>) -> bool {
-        match self.position(hasher, &peer.id) {
-            Some(position) if may_move(&self.peers[position], peer) => {
+    pub(crate) fn leave(&mut self, hasher: &RandomState, at: E, id: &PeerId, key: u64) -> bool {
+        match self.position(hasher, id) {
+            Some(position) if self.may_move(position, at, key) => {
                 self.remove(hasher, position);
                 true
             }
@@ -277,8 +244,8 @@ impl<E: Endpoint> PeerList<E> {
         (dropped, None)
     }
 
-    /// Hands `emit` up to `wanted` peers of `part`, each at most once, each equally likely, in
-    /// O(wanted): one random peer from each of `wanted` equal stretches.
+    /// Hands `emit` the positions of up to `wanted` peers of `part`, each at most once, each
+    /// equally likely, in O(wanted): one random peer from each of `wanted` equal stretches.
     ///
     /// The peer at `skip` is never chosen; one that `allow` refuses gives its place to a
     /// neighbour in its stretch.
@@ -288,8 +255,8 @@ impl<E: Endpoint> PeerList<E> {
         wanted: usize,
         skip: Option<usize>,
         rng: &mut impl Rng,
-        allow: impl Fn(&Peer<E>) -> bool,
-        mut emit: impl FnMut(&Peer<E>),
+        allow: impl Fn(&E, usize) -> bool,
+        mut emit: impl FnMut(&E, usize),
     ) {
         let range = self.range(part);
         let skip = skip.filter(|position| range.contains(position));
@@ -297,19 +264,31 @@ impl<E: Endpoint> PeerList<E> {
         let places = wanted.min(eligible);
         for place in 0..places {
             let stretch = place * eligible / places..(place + 1) * eligible / places;
-            let start = rng.random_range(0..stretch.len());
-            for step in 0..stretch.len().min(PICK_STEPS) {
-                let mut position = range.start + stretch.start + (start + step) % stretch.len();
+            let mut step = random_below(rng, stretch.len());
+            for _ in 0..stretch.len().min(PICK_STEPS) {
+                let mut position = range.start + stretch.start + step;
                 if skip.is_some_and(|skip| position >= skip) {
                     position += 1;
                 }
-                let peer = &self.peers[position];
-                if allow(peer) {
-                    emit(peer);
+                let at = &self.at[position];
+                if allow(at, position) {
+                    emit(at, position);
                     break;
                 }
+                step = if step + 1 == stretch.len() {
+                    0
+                } else {
+                    step + 1
+                };
             }
         }
+    }
+
+    /// Whether whoever announces from `at` with `key` may take the place of the peer with the
+    /// same id: from the same host, or with the same key, or when no key guards it.
+    fn may_move(&self, position: usize, at: E, key: u64) -> bool {
+        let held = self.peers[position].key;
+        held == 0 || held == key || self.at[position].same_ip(&at)
     }
 
     fn range(&self, part: Part) -> Range<usize> {
@@ -319,14 +298,13 @@ impl<E: Endpoint> PeerList<E> {
         }
     }
 
-    fn position_at(&self, hasher: &RandomState, peer: &Peer<E>) -> Option<usize> {
-        let found = self.by_at.find(hash_at(hasher, peer), |&at| {
-            self.peers[at as usize].at == peer.at
-        });
-        found.map(|&at| at as usize)
+    fn position_at(&self, hasher: &RandomState, at: E, flags: Flags) -> Option<usize> {
+        let is = |position: &u32| self.at[*position as usize] == at;
+        let found = self.by_at.find(hash_at(hasher, at, flags), is);
+        found.map(|position| *position as usize)
     }
 
-    fn renew(&mut self, hasher: &RandomState, position: usize, peer: Peer<E>) {
+    fn renew(&mut self, hasher: &RandomState, position: usize, peer: Peer) {
         let was_seed = position < self.seeds;
         self.peers[position] = peer;
         match (was_seed, peer.flags.has(Flags::SEED)) {
@@ -342,24 +320,27 @@ impl<E: Endpoint> PeerList<E> {
         }
     }
 
-    fn insert(&mut self, hasher: &RandomState, peer: Peer<E>) {
+    fn insert(&mut self, hasher: &RandomState, at: E, peer: Peer) {
         let position = self.peers.len();
         if position == self.peers.capacity() {
             // Doubling would leave half of a full tracker's memory empty.
+            self.at.reserve_exact((position / 4).max(4));
             self.peers.reserve_exact((position / 4).max(4));
         }
+        self.at.push(at);
         self.peers.push(peer);
         let Self {
+            at: ats,
             peers,
             by_id,
             by_at,
             ..
         } = self;
-        by_id.insert_unique(hash_id(hasher, &peer.id), narrow(position), |&at| {
-            hash_id(hasher, &peers[at as usize].id)
+        by_id.insert_unique(hash_id(hasher, &peer.id), narrow(position), |p| {
+            hash_id(hasher, &peers[*p as usize].id)
         });
-        by_at.insert_unique(hash_at(hasher, &peer), narrow(position), |&at| {
-            hash_at(hasher, &peers[at as usize])
+        by_at.insert_unique(hash_at(hasher, at, peer.flags), narrow(position), |p| {
+            hash_at(hasher, ats[*p as usize], peers[*p as usize].flags)
         });
         if peer.flags.has(Flags::SEED) {
             self.swap(hasher, position, self.seeds);
@@ -374,13 +355,15 @@ impl<E: Endpoint> PeerList<E> {
             position = self.seeds;
         }
         self.swap(hasher, position, self.peers.len() - 1);
-        let Some(peer) = self.peers.pop() else { return };
+        let (Some(at), Some(peer)) = (self.at.pop(), self.peers.pop()) else {
+            return;
+        };
         let last = narrow(self.peers.len());
         for (table, hash) in [
             (&mut self.by_id, hash_id(hasher, &peer.id)),
-            (&mut self.by_at, hash_at(hasher, &peer)),
+            (&mut self.by_at, hash_at(hasher, at, peer.flags)),
         ] {
-            if let Ok(entry) = table.find_entry(hash, |&at| at == last) {
+            if let Ok(entry) = table.find_entry(hash, |position| *position == last) {
                 entry.remove();
             }
         }
@@ -391,30 +374,25 @@ impl<E: Endpoint> PeerList<E> {
         if a == b {
             return;
         }
-        let (old, new) = (self.peers[a], self.peers[b]);
+        let hashes = |position: usize| {
+            let peer = &self.peers[position];
+            let id = hash_id(hasher, &peer.id);
+            (id, hash_at(hasher, self.at[position], peer.flags))
+        };
+        let ((id_a, at_a), (id_b, at_b)) = (hashes(a), hashes(b));
+        self.at.swap(a, b);
         self.peers.swap(a, b);
         let (a, b) = (narrow(a), narrow(b));
-        for (table, old, new) in [
-            (
-                &mut self.by_id,
-                hash_id(hasher, &old.id),
-                hash_id(hasher, &new.id),
-            ),
-            (
-                &mut self.by_at,
-                hash_at(hasher, &old),
-                hash_at(hasher, &new),
-            ),
-        ] {
+        for (table, of_a, of_b) in [(&mut self.by_id, id_a, id_b), (&mut self.by_at, at_a, at_b)] {
             // Marked first: with equal hashes the second look-up would find the first's change.
-            if let Some(at) = table.find_mut(old, |&at| at == a) {
-                *at = u32::MAX;
+            if let Some(position) = table.find_mut(of_a, |position| *position == a) {
+                *position = u32::MAX;
             }
-            if let Some(at) = table.find_mut(new, |&at| at == b) {
-                *at = a;
+            if let Some(position) = table.find_mut(of_b, |position| *position == b) {
+                *position = a;
             }
-            if let Some(at) = table.find_mut(old, |&at| at == u32::MAX) {
-                *at = b;
+            if let Some(position) = table.find_mut(of_a, |position| *position == u32::MAX) {
+                *position = b;
             }
         }
     }
@@ -423,19 +401,19 @@ impl<E: Endpoint> PeerList<E> {
     ///
     /// Peers of one address that is not exempt share a hash, so counting them walks only them,
     /// and the limit bounds the walk.
-    fn make_way(&mut self, hasher: &RandomState, peer: &Peer<E>, per_ip: usize) -> bool {
-        if peer.flags.has(Flags::EXEMPT) {
+    fn make_way(&mut self, hasher: &RandomState, at: E, flags: Flags, per_ip: usize) -> bool {
+        if flags.has(Flags::EXEMPT) {
             return false;
         }
+        let alike = self.by_at.iter_hash(hash_at(hasher, at, flags));
+        let alike = alike.map(|position| *position as usize);
         let mut count = 0;
         let mut silent: Option<usize> = None;
-        for &at in self.by_at.iter_hash(hash_at(hasher, peer)) {
-            let at = at as usize;
-            if self.peers[at].at.same_ip(&peer.at) {
-                count += 1;
-                if silent.is_none_or(|silent| self.peers[at].seen < self.peers[silent].seen) {
-                    silent = Some(at);
-                }
+        for position in alike.filter(|position| self.at[*position].same_ip(&at)) {
+            count += 1;
+            let seen = |position: usize| self.peers[position].seen;
+            if silent.is_none_or(|silent| seen(position) < seen(silent)) {
+                silent = Some(position);
             }
         }
         let Some(silent) = silent.filter(|_| count >= per_ip) else {
@@ -450,37 +428,35 @@ impl<E: Endpoint> PeerList<E> {
             return;
         }
         let Self {
+            at,
             peers,
             by_id,
             by_at,
             ..
         } = self;
-        peers.shrink_to(peers.len() + peers.len() / 4);
-        by_id.shrink_to_fit(|&at| hash_id(hasher, &peers[at as usize].id));
-        by_at.shrink_to_fit(|&at| hash_at(hasher, &peers[at as usize]));
+        let enough = peers.len() + peers.len() / 4;
+        at.shrink_to(enough);
+        peers.shrink_to(enough);
+        by_id.shrink_to_fit(|p| hash_id(hasher, &peers[*p as usize].id));
+        by_at.shrink_to_fit(|p| hash_at(hasher, at[*p as usize], peers[*p as usize].flags));
     }
 
     #[cfg(test)]
     pub(crate) fn check_invariant(&self, hasher: &RandomState) {
         assert!(self.seeds <= self.len());
+        assert_eq!(self.at.len(), self.len());
         assert_eq!(self.by_id.len(), self.len());
         assert_eq!(self.by_at.len(), self.len());
-        for (position, peer) in self.peers.iter().enumerate() {
+        for (position, (at, peer)) in self.iter().enumerate() {
             assert_eq!(position < self.seeds, peer.flags.has(Flags::SEED));
             assert_eq!(self.position(hasher, &peer.id), Some(position));
-            assert_eq!(self.position_at(hasher, peer), Some(position));
+            assert_eq!(self.position_at(hasher, *at, peer.flags), Some(position));
         }
     }
 }
 
-/// Whether `new` may take `old`'s place under the same id: from the same host, or with the
-/// same key, or when no key guards it.
-fn may_move<E: Endpoint>(old: &Peer<E>, new: &Peer<E>) -> bool {
-    old.key == 0 || old.key == new.key || old.at.same_ip(&new.at)
-}
-
 /// Carries the past of a peer into its renewal; returns whether it completes for the first time.
-fn carry<E>(old: &Peer<E>, new: &mut Peer<E>, completed: bool) -> bool {
+fn carry(old: &Peer, new: &mut Peer, completed: bool) -> bool {
     let counted = old.flags.has(Flags::COUNTED);
     new.flags = new.flags.with(Flags::COUNTED, counted || completed);
     new.joined = old.joined;
@@ -501,6 +477,12 @@ fn carry<E>(old: &Peer<E>, new: &mut Peer<E>, completed: bool) -> bool {
     completed && !counted
 }
 
+/// Uniform enough, without the division and the retries of an exact draw: a list is far
+/// shorter than 2^32.
+pub(crate) fn random_below(rng: &mut impl Rng, bound: usize) -> usize {
+    ((u64::from(rng.next_u32()) * bound as u64) >> 32) as usize
+}
+
 fn narrow(position: usize) -> u32 {
     u32::try_from(position).expect("a swarm is capped far below 2^32 peers")
 }
@@ -509,11 +491,11 @@ fn hash_id(hasher: &RandomState, id: &PeerId) -> u64 {
     hasher.hash_one(id)
 }
 
-fn hash_at<E: Endpoint>(hasher: &RandomState, peer: &Peer<E>) -> u64 {
+fn hash_at<E: Endpoint>(hasher: &RandomState, at: E, flags: Flags) -> u64 {
     let mut state = hasher.build_hasher();
-    peer.at.hash_ip(&mut state);
-    if peer.flags.has(Flags::EXEMPT) {
-        peer.at.hash_port(&mut state);
+    at.hash_ip(&mut state);
+    if flags.has(Flags::EXEMPT) {
+        at.hash_port(&mut state);
     }
     state.finish()
 }

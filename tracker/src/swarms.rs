@@ -20,7 +20,7 @@ use rand::rngs::SmallRng;
 use torrents::InfoHash;
 use torrents::announce::{AnnounceEvent, AnnounceReply, AnnounceRequest, ScrapeEntry};
 
-pub(crate) use self::swarm::{Announced, Asker, OriginSeed, OriginTable, Slot, Swarm};
+pub(crate) use self::swarm::{Announced, Asker, OriginSeed, OriginTable, Slot, Swarm, Told};
 use self::swarm::{Ask, Family, is_seed};
 use crate::config::{Config, Intervals, Limits, Mode};
 use crate::moment::Moment;
@@ -124,8 +124,8 @@ impl Shard {
         self.swarms.len()
     }
 
-    /// Stores what the asker announced and writes whom it is told about into `reply`, whose
-    /// `peers` are reused.
+    /// Stores what the asker announced, writes the numbers into `reply` and whom it is told
+    /// about into `told`.
     pub(crate) fn announce(
         &mut self,
         now: Moment,
@@ -133,8 +133,9 @@ impl Shard {
         asker: Asker,
         whole: Occupancy,
         reply: &mut AnnounceReply,
+        told: &mut Told,
     ) -> Result<Announced, Refusal> {
-        reply.peers.clear();
+        told.clear();
         let stopped = request.event == AnnounceEvent::Stopped;
         let index = match self.swarms.get_index_of(&request.info_hash) {
             Some(index) => {
@@ -166,13 +167,7 @@ impl Shard {
         self.peers = self.peers + swarm.len() - before.0;
         self.seeds = self.seeds + swarm.seeds() - before.1;
         if !stopped {
-            swarm.select(
-                &self.hasher,
-                &self.origins,
-                &ask,
-                &mut self.rng,
-                &mut reply.peers,
-            );
+            swarm.select(&self.hasher, &self.origins, &ask, &mut self.rng, told);
         }
         self.fill_header(request, Some(index), reply);
         Ok(announced)

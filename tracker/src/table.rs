@@ -18,7 +18,7 @@ use crate::asker::Trust;
 use crate::config::Config;
 use crate::moment::Moment;
 use crate::registrations::{Bounds, Effect, Registrations, Rejected};
-use crate::swarms::{Announced, Occupancy, OriginTable, Policy, Refusal, Shard};
+use crate::swarms::{Announced, Occupancy, OriginTable, Policy, Refusal, Shard, Told};
 
 /// Shards; a power of two up to 256. Swarms of one shard share the leading bits of their hash.
 const SHARDS: usize = 64;
@@ -99,6 +99,7 @@ impl Table {
         request: &AnnounceRequest,
         source: IpAddr,
         reply: &mut AnnounceReply,
+        told: &mut Told,
     ) -> Result<Announced, Refusal> {
         let asker = self.trust.asker(source, request.ip, request.port)?;
         if self.denied.contains(&request.info_hash) {
@@ -111,7 +112,7 @@ impl Table {
         }
         let whole = self.occupancy();
         self.with_shard(&request.info_hash, |shard| {
-            shard.announce(now, request, asker, whole, reply)
+            shard.announce(now, request, asker, whole, reply, told)
         })
     }
 

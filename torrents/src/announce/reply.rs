@@ -28,6 +28,30 @@ const V6: usize = 18;
 impl AnnounceReply {
     /// Tracker end: the body. `compact` and `no_peer_id` as asked.
     pub fn encode(&self, compact: bool, no_peer_id: bool, out: &mut Vec<u8>) {
+        self.put_around(out, |out| {
+            if compact {
+                self.put_compact(out);
+            } else {
+                self.put_dictionaries(no_peer_id, out);
+            }
+        });
+    }
+
+    /// Tracker end: the body with peers that are in compact form already, whole ones that can
+    /// be dialled; `self.peers` are left out.
+    pub fn encode_compact(&self, v4: &[[u8; V4]], v6: &[[u8; V6]], out: &mut Vec<u8>) {
+        self.put_around(out, |out| {
+            out.extend_from_slice(b"5:peers");
+            bencode::put_bytes(out, v4.as_flattened());
+            if !v6.is_empty() {
+                out.extend_from_slice(b"6:peers6");
+                bencode::put_bytes(out, v6.as_flattened());
+            }
+        });
+    }
+
+    /// Everything but the peers, in canonical order around them.
+    fn put_around(&self, out: &mut Vec<u8>, put_peers: impl FnOnce(&mut Vec<u8>)) {
         out.push(b'd');
         put_number(out, b"8:complete", self.complete);
         put_number(out, b"10:downloaded", self.downloaded);
@@ -41,11 +65,7 @@ impl AnnounceReply {
         put_number(out, b"10:incomplete", self.incomplete);
         put_number(out, b"8:interval", Some(self.interval));
         put_number(out, b"12:min interval", self.min_interval);
-        if compact {
-            self.put_compact(out);
-        } else {
-            self.put_dictionaries(no_peer_id, out);
-        }
+        put_peers(out);
         if let Some(id) = &self.tracker_id {
             out.extend_from_slice(b"10:tracker id");
             bencode::put_bytes(out, id.as_bytes());

@@ -132,12 +132,8 @@ impl Socket for Accepted {
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::net::recv(&self.0, buffer, rustix::net::RecvFlags::empty())?.0)
     }
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(
-            &self.0,
-            bytes,
-            rustix::net::SendFlags::NOSIGNAL,
-        )?)
+    fn try_write(&self, bytes: &[u8], last: bool) -> io::Result<usize> {
+        connection::send(&self.0, bytes, last)
     }
 }
 

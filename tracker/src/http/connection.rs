@@ -14,8 +14,10 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::net::SendFlags;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -134,16 +136,25 @@ async fn readable(serving: &Serving, stream: &TcpStream, resting: bool, deadline
 /// A socket as a step uses it, without waiting.
 pub(crate) trait Socket {
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+    /// `last` when the socket is closed right after: what is sent then leaves in one packet with
+    /// the end of the stream, which halves the packets of an answer.
+    fn try_write(&self, bytes: &[u8], last: bool) -> io::Result<usize>;
 }
 
 impl Socket for TcpStream {
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Self::try_read(self, buffer)
     }
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.try_io(Interest::WRITABLE, || Self::try_write(self, bytes))
+    fn try_write(&self, bytes: &[u8], last: bool) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, || send(self, bytes, last))
     }
+}
+
+/// Sends without waiting.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8], last: bool) -> io::Result<usize> {
+    let mut flags = SendFlags::NOSIGNAL;
+    flags.set(SendFlags::MORE, last);
+    Ok(rustix::net::send(socket, bytes, flags)?)
 }
 
 /// Reads once, serves what is there, writes once.
@@ -184,7 +195,8 @@ fn answer(
     buffers.output.clear();
     let (used, next) = lane::serve(service, peer, input, buffers);
     let output = &buffers.output;
-    let sent = match socket.try_write(output) {
+    let last = next == Next::Close && used == input.len();
+    let sent = match socket.try_write(output, last) {
         _ if output.is_empty() => 0,
         Ok(sent) => sent,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

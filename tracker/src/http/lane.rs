@@ -14,6 +14,7 @@ use torrents::announce::{QueryError, scrape_hashes};
 use super::head::{self, Head, Manner, Route};
 use crate::metrics::{Metrics, Outcome};
 use crate::service::Service;
+use crate::swarms::Told;
 
 /// Longest request head. A scrape of 200 hashes is 15 KiB at worst.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
@@ -39,7 +40,14 @@ pub(crate) enum Next {
 pub(crate) struct Buffers {
     pub(crate) output: Vec<u8>,
     body: Vec<u8>,
+    answer: Answer,
+}
+
+/// A reply under construction.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
     reply: AnnounceReply,
+    told: Told,
 }
 
 /// Serves what `input` holds from a client at `peer`; returns how much of it was used up and
@@ -102,7 +110,7 @@ fn answer(
             service,
             source,
             query,
-            &mut buffers.reply,
+            &mut buffers.answer,
             &mut buffers.body,
         ),
         Route::Scrape => scrape(service, query, &mut buffers.body),
@@ -116,7 +124,7 @@ pub(crate) fn announce(
     service: &Service,
     source: IpAddr,
     query: &[u8],
-    reply: &mut AnnounceReply,
+    answer: &mut Answer,
     body: &mut Vec<u8>,
 ) {
     let started = Instant::now();
@@ -129,12 +137,17 @@ pub(crate) fn announce(
             return encode_failure(&error.to_string(), None, body);
         }
     };
-    let outcome = match service
-        .table
-        .announce(service.now(started), &request, source, reply)
-    {
+    let now = service.now(started);
+    let Answer { reply, told } = answer;
+    let outcome = match service.table.announce(now, &request, source, reply, told) {
         Ok(announced) => {
-            reply.encode(request.compact, request.no_peer_id, body);
+            if request.compact {
+                reply.encode_compact(&told.compact.v4, &told.compact.v6, body);
+            } else {
+                std::mem::swap(&mut reply.peers, &mut told.named);
+                reply.encode(false, request.no_peer_id, body);
+                std::mem::swap(&mut reply.peers, &mut told.named);
+            }
             Outcome::from(announced)
         }
         Err(refusal) => {

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use torrents::announce::{AnnounceReply, encode_failure};
+use torrents::announce::encode_failure;
 use torrents::register::{MAX_BODY, RegisterError, RegisterRequest};
 
 use super::accept::Open;
@@ -82,7 +82,7 @@ async fn announce(
         &face.service,
         source,
         query,
-        &mut AnnounceReply::default(),
+        &mut lane::Answer::default(),
         &mut body,
     );
     bencoded(body)

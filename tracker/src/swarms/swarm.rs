@@ -1,7 +1,7 @@
 //! One swarm: what an announce does to it, and whom the asker is told about. Pure.
 
 use std::hash::RandomState;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rand::rngs::SmallRng;
@@ -11,9 +11,9 @@ use torrents::PeerId;
 use torrents::announce::{AnnounceEvent, AnnounceRequest, ReplyPeer, ScrapeEntry};
 
 use super::{Occupancy, Policy};
-use crate::endpoint::{Endpoint, V4, V6};
+use crate::endpoint::{Compact, Endpoint, V4, V6};
 use crate::moment::Moment;
-use crate::peers::{Flags, LEFT_UNKNOWN, Part, Peer, PeerList, Room, Stored};
+use crate::peers::{Flags, LEFT_UNKNOWN, Part, Peer, PeerList, Room, Stored, random_below};
 
 /// An origin's number in the table of origins.
 pub(crate) type Slot = u16;
@@ -70,17 +70,38 @@ pub(crate) enum Announced {
     Unknown,
 }
 
+/// Whom an asker is told about: origins first, then the others in random order.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) compact: Compact,
+    /// With ids, for whoever wants dictionaries; `compact` is empty then.
+    pub(crate) named: Vec<ReplyPeer>,
+}
+
+impl Told {
+    pub(super) fn clear(&mut self) {
+        self.compact.clear();
+        self.named.clear();
+    }
+
+    fn len(&self) -> usize {
+        self.compact.len() + self.named.len()
+    }
+
+    fn name(&mut self, addr: SocketAddr, id: PeerId) {
+        self.named.push(ReplyPeer { addr, id: Some(id) });
+    }
+}
+
 /// One announce, resolved.
 pub(super) struct Ask {
-    now: Moment,
-    at: IpAddr,
-    port: u16,
+    at: SocketAddr,
     local: bool,
-    /// `at` is filled in by the list it goes to.
-    peer: Peer<()>,
+    peer: Peer,
     event: AnnounceEvent,
     completed: bool,
     wanted: usize,
+    compact: bool,
     room: Room,
 }
 
@@ -111,13 +132,10 @@ impl Ask {
                 .min(limits.numwant_max)
         });
         Self {
-            now,
-            at: asker.at.ip(),
-            port: asker.at.port(),
+            at: asker.at,
             local: asker.local,
             peer: Peer {
                 id: request.peer_id,
-                at: (),
                 flags,
                 rate: 0,
                 key: request.key.unwrap_or(0),
@@ -136,6 +154,7 @@ impl Ask {
             event: request.event,
             completed: request.event == AnnounceEvent::Completed && seed,
             wanted,
+            compact: request.compact,
             room: Room {
                 peers: limits.peers_per_swarm,
                 per_ip: limits.peers_per_ip,
@@ -148,16 +167,9 @@ impl Ask {
         !self.peer.flags.has(Flags::SEED) && !self.peer.flags.has(Flags::PAUSED)
     }
 
-    /// Whether the asker may be told of this peer.
-    fn allows<E: Endpoint>(&self, peer: &Peer<E>) -> bool {
-        peer.id != self.peer.id
-            && peer.expires > self.now
-            && (self.wants_seeds() || !peer.flags.has(Flags::PAUSED))
-            && self.allows_addr(&peer.at.addr())
-    }
-
-    fn allows_addr(&self, addr: &SocketAddr) -> bool {
-        (addr.ip(), addr.port()) != (self.at, self.port) && (self.local || !addr.ip().is_loopback())
+    /// Whether the asker could dial this address, and it is not its own.
+    fn allows(&self, addr: &SocketAddr) -> bool {
+        *addr != self.at && (self.local || !addr.ip().is_loopback())
     }
 }
 
@@ -166,11 +178,11 @@ impl Swarm {
         self.v4.as_ref().map_or(0, |l| l.len()) + self.v6.as_ref().map_or(0, |l| l.len())
     }
 
-    pub(crate) fn v4(&self) -> impl Iterator<Item = &Peer<V4>> {
+    pub(crate) fn v4(&self) -> impl Iterator<Item = (&V4, &Peer)> {
         self.v4.iter().flat_map(|list| list.iter())
     }
 
-    pub(crate) fn v6(&self) -> impl Iterator<Item = &Peer<V6>> {
+    pub(crate) fn v6(&self) -> impl Iterator<Item = (&V6, &Peer)> {
         self.v6.iter().flat_map(|list| list.iter())
     }
 
@@ -248,12 +260,13 @@ impl Swarm {
         origins: &OriginTable,
         ask: &Ask,
     ) -> Announced {
-        if ask.port == 0 || self.awake(origins).any(|origin| origin.id == ask.peer.id) {
+        if ask.at.port() == 0 || self.awake(origins).any(|origin| origin.id == ask.peer.id) {
             return Announced::Unknown;
         }
-        let (announced, completed) = match ask.at {
-            IpAddr::V4(ip) => store_in(&mut self.v4, hasher, ask, V4::new(ip, ask.port)),
-            IpAddr::V6(ip) => store_in(&mut self.v6, hasher, ask, V6::new(ip, ask.port)),
+        let (announced, completed) = if ask.at.is_ipv4() {
+            store_in(&mut self.v4, hasher, ask)
+        } else {
+            store_in(&mut self.v6, hasher, ask)
         };
         self.completed = self.completed.saturating_add(u32::from(completed));
         announced
@@ -267,28 +280,35 @@ impl Swarm {
         origins: &OriginTable,
         ask: &Ask,
         rng: &mut SmallRng,
-        out: &mut Vec<ReplyPeer>,
+        told: &mut Told,
     ) {
         if ask.wants_seeds() {
-            self.select_origins(origins, ask, rng, out);
+            self.select_origins(origins, ask, rng, told);
         }
-        let led = out.len();
+        let led = (
+            told.compact.v4.len(),
+            told.compact.v6.len(),
+            told.named.len(),
+        );
         for own in [true, false] {
             if ask.at.is_ipv4() == own {
-                select_in(self.v4.as_deref(), hasher, ask, rng, out);
+                select_in(self.v4.as_deref(), hasher, ask, rng, told);
             } else {
-                select_in(self.v6.as_deref(), hasher, ask, rng, out);
+                select_in(self.v6.as_deref(), hasher, ask, rng, told);
             }
         }
-        shuffle(&mut out[led..], rng);
+        shuffle(&mut told.compact.v4[led.0..], rng);
+        shuffle(&mut told.compact.v6[led.1..], rng);
+        shuffle(&mut told.named[led.2..], rng);
     }
 
+    /// One address of each origin, of the asker's family if it has one.
     fn select_origins(
         &self,
         origins: &OriginTable,
         ask: &Ask,
         rng: &mut SmallRng,
-        out: &mut Vec<ReplyPeer>,
+        told: &mut Told,
     ) {
         let most = ORIGINS_PER_REPLY.min(ask.wanted);
         let turn = if self.origins.len() > most {
@@ -301,19 +321,16 @@ impl Swarm {
             let Some(Some(origin)) = origins.get(usize::from(*slot)) else {
                 continue;
             };
-            if out.len() >= most {
+            if told.len() >= most {
                 break;
             }
-            let addr = origin
-                .addrs
-                .iter()
-                .filter(|addr| ask.allows_addr(addr))
-                .max_by_key(|addr| addr.is_ipv4() == ask.at.is_ipv4());
-            if let Some(&addr) = addr.filter(|_| origin.id != ask.peer.id) {
-                out.push(ReplyPeer {
-                    addr,
-                    id: Some(origin.id),
-                });
+            let dialable = origin.addrs.iter().filter(|addr| ask.allows(addr));
+            let addr = dialable.max_by_key(|addr| addr.is_ipv4() == ask.at.is_ipv4());
+            match addr {
+                Some(_) if origin.id == ask.peer.id => {}
+                Some(addr) if ask.compact => told.compact.push(*addr),
+                Some(addr) => told.name(*addr, origin.id),
+                None => {}
             }
         }
     }
@@ -323,26 +340,28 @@ fn store_in<E: Endpoint>(
     list: &mut Option<Box<PeerList<E>>>,
     hasher: &RandomState,
     ask: &Ask,
-    at: E,
 ) -> (Announced, bool) {
-    let peer = ask.peer.listening(at);
-    if ask.event == AnnounceEvent::Stopped {
-        let left = list.as_mut().is_some_and(|list| list.leave(hasher, &peer));
-        if list.as_ref().is_some_and(|list| list.is_empty()) {
-            *list = None;
-        }
-        return (
-            if left {
-                Announced::Left
-            } else {
-                Announced::Unknown
-            },
-            false,
-        );
+    let Some(at) = E::of(ask.at) else {
+        return (Announced::Unknown, false);
+    };
+    let peer = ask.peer;
+    if ask.event != AnnounceEvent::Stopped {
+        let list = list.get_or_insert_default();
+        let (stored, completed) = list.announce(hasher, at, peer, ask.completed, ask.room);
+        return (Announced::Stored(stored), completed);
     }
-    let list = list.get_or_insert_default();
-    let (stored, completed) = list.announce(hasher, peer, ask.completed, ask.room);
-    (Announced::Stored(stored), completed)
+    let left = list
+        .as_mut()
+        .is_some_and(|list| list.leave(hasher, at, &peer.id, peer.key));
+    if list.as_ref().is_some_and(|list| list.is_empty()) {
+        *list = None;
+    }
+    let announced = if left {
+        Announced::Left
+    } else {
+        Announced::Unknown
+    };
+    (announced, false)
 }
 
 fn select_in<E: Endpoint>(
@@ -350,27 +369,32 @@ fn select_in<E: Endpoint>(
     hasher: &RandomState,
     ask: &Ask,
     rng: &mut impl Rng,
-    out: &mut Vec<ReplyPeer>,
+    told: &mut Told,
 ) {
     let Some(list) = list else { return };
-    let room = ask.wanted.saturating_sub(out.len());
+    let room = ask.wanted.saturating_sub(told.len());
     let (seeds, leechers) = if ask.wants_seeds() {
         let leechers = list.count(Part::Leechers);
-        let seeds = list
-            .count(Part::Seeds)
-            .min((room / 2).max(room.saturating_sub(leechers)));
+        let most = (room / 2).max(room.saturating_sub(leechers));
+        let seeds = list.count(Part::Seeds).min(most);
         (seeds, room - seeds)
     } else {
         (0, room)
     };
     let own = list.position(hasher, &ask.peer.id);
+    let own_at = E::of(ask.at);
+    let allow = |at: &E, position: usize| {
+        Some(*at) != own_at
+            && (ask.local || !at.is_loopback())
+            && (ask.wants_seeds() || !list.get(position).1.flags.has(Flags::PAUSED))
+    };
     for (part, wanted) in [(Part::Seeds, seeds), (Part::Leechers, leechers)] {
-        let allow = |peer: &Peer<E>| ask.allows(peer);
-        list.pick(part, wanted, own, rng, allow, |peer| {
-            out.push(ReplyPeer {
-                addr: peer.at.addr(),
-                id: Some(peer.id),
-            });
+        list.pick(part, wanted, own, rng, allow, |at, position| {
+            if ask.compact {
+                at.put(&mut told.compact);
+            } else {
+                told.name(at.addr(), list.get(position).1.id);
+            }
         });
     }
 }
@@ -400,9 +424,9 @@ pub(super) fn is_seed(request: &AnnounceRequest) -> bool {
     }
 }
 
-fn shuffle(peers: &mut [ReplyPeer], rng: &mut impl Rng) {
+fn shuffle<T>(peers: &mut [T], rng: &mut impl Rng) {
     for last in (1..peers.len()).rev() {
-        peers.swap(last, rng.random_range(0..=last));
+        peers.swap(last, random_below(rng, last + 1));
     }
 }
 

@@ -35,6 +35,37 @@ fn full() -> AnnounceReply {
 }
 
 #[test]
+fn peers_in_compact_form_already_make_the_same_body() {
+    let peer = |text: &str| ReplyPeer {
+        addr: text.parse().unwrap(),
+        id: None,
+    };
+    for (peers, v4, v6) in [
+        (vec![], vec![], vec![]),
+        (
+            vec![peer("10.0.0.1:258")],
+            vec![[10, 0, 0, 1, 1, 2]],
+            vec![],
+        ),
+        (
+            vec![peer("[::1]:3"), peer("10.0.0.1:258")],
+            vec![[10, 0, 0, 1, 1, 2]],
+            vec![[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 3]],
+        ),
+    ] {
+        let reply = AnnounceReply {
+            peers,
+            complete: Some(1),
+            ..AnnounceReply::default()
+        };
+        let (mut whole, mut joined) = (Vec::new(), Vec::new());
+        reply.encode(true, false, &mut whole);
+        reply.encode_compact(&v4, &v6, &mut joined);
+        assert_eq!(whole, joined);
+    }
+}
+
+#[test]
 fn the_compact_reply_is_canonical() {
     let golden: &[u8] = b"d8:completei1e10:downloadedi3e11:external ip4:\x0a\0\0\x09\
         10:incompletei2e8:intervali900e12:min intervali5e\
