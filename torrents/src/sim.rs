@@ -220,6 +220,7 @@ impl Simulation {
                     blocks: &blocks,
                 };
                 self.deliver(link, to, event);
+                self.hosts[to.0 as usize].swarm.recycle(blocks);
             }
             Happening::Cancels { link, to, blocks } => {
                 for block in blocks {
@@ -235,7 +236,10 @@ impl Simulation {
             }
             Happening::Dialled { from, to } => self.connect(from, to),
             Happening::Sent { host } => self.sent(host),
-            Happening::Landed { link, to, blocks } => self.landed(link, to, &blocks),
+            Happening::Landed { link, to, blocks } => {
+                self.landed(link, to, &blocks);
+                self.hosts[to.0 as usize].swarm.recycle(blocks);
+            }
             Happening::Hashed { host, piece } => self.hashed(host, piece),
             Happening::Web { host, blocks } => {
                 if !self.hosts[host.0 as usize].gone {

@@ -30,6 +30,7 @@ mod rate;
 mod runs;
 mod session;
 mod settings;
+mod spread;
 mod upkeep;
 mod upload;
 
@@ -46,6 +47,7 @@ use candidates::Candidates;
 use peers::{Peers, Slot};
 use picker::Picker;
 use pieces::Pieces;
+use spread::Spread;
 
 use crate::bitfield::Bitfield;
 use crate::geometry::{Block, Geometry, PieceIndex};
@@ -65,6 +67,8 @@ pub struct Swarm {
     rng: Xoshiro256PlusPlus,
     /// `None` when there is nothing to pick: a seed costs no memory per piece.
     picker: Option<Box<Picker>>,
+    /// Only while we are a seed that serves somebody.
+    spread: Option<Box<Spread>>,
     budget: u64,
     peers: Peers,
     candidates: Candidates,
@@ -108,6 +112,7 @@ impl Swarm {
             settings,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             picker: None,
+            spread: None,
             peers: Peers::default(),
             candidates: Candidates::default(),
             bans: Bans::default(),
@@ -261,7 +266,7 @@ impl Swarm {
             Message::Unchoke => self.unchoked(slot, now),
             Message::Reject(block) => self.rejected(slot, block, now),
             Message::AllowedFast(piece) => self.allowed_fast(slot, piece, now),
-            Message::Suggest(_) => {}
+            Message::Suggest(piece) => self.suggested(slot, piece, now),
             Message::Interested => self.is_interested(slot, true),
             Message::NotInterested => self.is_interested(slot, false),
             Message::Request(block) => self.requested(key, &[block], now),
@@ -341,7 +346,7 @@ impl Swarm {
             peer.queue.check_invariants();
             assert_eq!(peer.wanted, peer.pieces.missing_in(&self.have));
             assert!(self.picker.is_some() || peer.asked.is_empty());
-            assert!(!peer.choked || peer.queue.is_empty());
+            assert!(!peer.choked || peer.is_fast() || peer.queue.is_empty());
             assert!(peer.queue.blocks() <= self.settings.max_inbound_requests);
             assert!(
                 peer.asked

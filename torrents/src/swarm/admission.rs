@@ -141,10 +141,16 @@ impl Swarm {
     fn remove(&mut self, slot: Slot, reason: Option<Reason>, now: Now) {
         self.drop_asked(slot);
         self.abandon(slot);
-        let Some(peer) = self.peers.remove(slot) else {
+        let Some(mut peer) = self.peers.remove(slot) else {
             return;
         };
         self.uploads.stale = true;
+        if let Some(spread) = &mut self.spread {
+            spread.peer_left(&peer.pieces, &mut peer.errands);
+        }
+        if self.peers.is_empty() {
+            self.spread = None;
+        }
         if peer.is_web() {
             return;
         }

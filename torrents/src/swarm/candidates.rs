@@ -113,6 +113,13 @@ impl Candidates {
         }
     }
 
+    /// We need nobody any more: those who need us will come.
+    pub(super) fn forget_waiting(&mut self) {
+        for (_, _, addr) in std::mem::take(&mut self.due) {
+            self.known.remove(&addr);
+        }
+    }
+
     /// A dial failed.
     pub(super) fn failed(&mut self, addr: SocketAddr, now: Now, rng: &mut Xoshiro256PlusPlus) {
         if self

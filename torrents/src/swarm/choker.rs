@@ -44,7 +44,7 @@ pub(super) fn decide(slots: usize, views: &[View], changes: &mut Vec<Change>) {
         .iter()
         .filter(|view| view.choked && view.interested && view.useful)
         .collect();
-    waiting.sort_unstable_by_key(|view| (view.pieces, view.turned, view.slot));
+    waiting.sort_unstable_by_key(|view| (view.pieces > 0, view.turned, view.slot));
     let mut waiting = waiting.into_iter();
 
     let open = || views.iter().filter(|view| !view.choked);
@@ -73,9 +73,18 @@ pub(super) fn decide(slots: usize, views: &[View], changes: &mut Vec<Change>) {
     // Those who had their turn make place for those who wait.
     let mut sated: Vec<&View> = open().filter(|view| view.active && view.sated).collect();
     sated.sort_unstable_by_key(|view| (view.turned, view.slot));
-    for (out, next) in sated.into_iter().zip(waiting) {
+    for out in sated {
+        if waiting.len() == 0 {
+            break;
+        }
         changes.push(Change::Choke(out.slot));
-        changes.push(Change::Unchoke(next.slot));
+        busy -= 1;
+        if busy < slots
+            && let Some(next) = waiting.next()
+        {
+            changes.push(Change::Unchoke(next.slot));
+            busy += 1;
+        }
     }
 
     // A peer that may ask at once saves a round trip.
@@ -83,7 +92,7 @@ pub(super) fn decide(slots: usize, views: &[View], changes: &mut Vec<Change>) {
         .iter()
         .filter(|view| view.choked && !view.interested && view.useful)
         .collect();
-    early.sort_unstable_by_key(|view| (view.pieces, view.turned, view.slot));
+    early.sort_unstable_by_key(|view| (view.pieces > 0, view.turned, view.slot));
     let spare = slots.saturating_sub(total.max(busy));
     for next in early.into_iter().take(spare) {
         changes.push(Change::Unchoke(next.slot));

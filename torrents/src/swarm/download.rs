@@ -42,6 +42,9 @@ impl Swarm {
             picker.peer_left(&before);
             picker.peer_joined(&peer.pieces);
         }
+        if let Some(spread) = &mut self.spread {
+            spread.peer_joined(&peer.pieces);
+        }
         self.after_gain(slot, now);
     }
 
@@ -56,6 +59,9 @@ impl Swarm {
         if let Some(picker) = &mut self.picker {
             picker.peer_gained(&peer.pieces, piece);
         }
+        if let Some(spread) = &mut self.spread {
+            spread.peer_gained(piece, &mut peer.errands);
+        }
         if !self.have.contains(piece) {
             peer.wanted += 1;
             peer.dry = None;
@@ -68,7 +74,6 @@ impl Swarm {
             return;
         }
         self.update_interest(slot);
-        self.uploads.stale = true;
         self.fill(slot, now);
     }
 
@@ -122,6 +127,7 @@ impl Swarm {
             return;
         };
         peer.chokes_us = true;
+        peer.suggestions.clear();
         if !peer.is_fast() {
             self.drop_asked(slot);
         }
@@ -148,6 +154,16 @@ impl Swarm {
         if peer.is_fast() && !self.have.contains(piece) {
             peer.allow(piece);
             peer.dry = None;
+            self.fill(slot, now);
+        }
+    }
+
+    pub(super) fn suggested(&mut self, slot: Slot, piece: PieceIndex, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        if peer.is_fast() && !self.have.contains(piece) {
+            peer.suggest(piece, now);
             self.fill(slot, now);
         }
     }
@@ -184,20 +200,24 @@ impl Swarm {
             return self.recycle(blocks);
         };
         if let Some(only) = peer.may_be_asked(now, picker.epoch(), self.web) {
-            let room = peer.room(&self.settings);
-            let ask = Ask {
+            let (room, web) = (peer.room(&self.settings), peer.is_web());
+            let guided = peer.is_guiding(now, &self.settings);
+            let slow = peer.snubbed || peer.down.per_second(now) * SLOW < self.best_rate;
+            let mut ask = Ask {
                 slot,
                 pieces: &peer.pieces,
+                suggestions: &mut peer.suggestions,
+                guided,
                 blocks: room,
-                slow: peer.snubbed || peer.down.per_second(now) * SLOW < self.best_rate,
+                slow,
                 suspect: peer.suspect,
                 only: only.then_some(&peer.allowed[..]),
                 now,
             };
-            if room > 0 && peer.is_web() {
-                picker.pick_run(&ask, WEB_RUN, &mut blocks);
+            if room > 0 && web {
+                picker.pick_run(&mut ask, WEB_RUN, &mut blocks);
             } else if room > 0 {
-                picker.pick(&ask, &mut blocks);
+                picker.pick(&mut ask, &mut blocks);
             }
             if room > 0 && blocks.is_empty() {
                 peer.dry = Some(picker.epoch());
@@ -443,13 +463,16 @@ impl Swarm {
             if peer.pieces.contains(piece) {
                 peer.wanted -= 1;
                 self.update_interest(slot);
-            } else {
-                self.send(slot, Message::Have(piece));
             }
+            // Also to those who have it: a seed serves those first who have least, and knows
+            // by this alone when we need it no more.
+            self.send(slot, Message::Have(piece));
         }
-        self.uploads.stale = true;
+        // The first piece makes us of use to others.
+        self.uploads.stale |= self.have.count() == 1;
         if complete {
             self.actions.push_back(Action::Complete);
+            self.candidates.forget_waiting();
             self.part_from_seeds(now);
         } else if self
             .picker

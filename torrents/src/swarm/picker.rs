@@ -20,7 +20,7 @@
 //! which exceeds the budget only when there is a single one; exactly the Missing pieces are
 //! listed in `rarity`; exactly the partials with free blocks are in `loose`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
 use rand::rngs::Xoshiro256PlusPlus;
@@ -91,6 +91,10 @@ pub(super) type Sources = smallvec::SmallVec<[PeerKey; 2]>;
 pub(super) struct Ask<'a> {
     pub(super) slot: Slot,
     pub(super) pieces: &'a Pieces,
+    /// What it suggests, taken as it is used.
+    pub(super) suggestions: &'a mut VecDeque<PieceIndex>,
+    /// It will suggest more soon: nothing new is to be chosen for it.
+    pub(super) guided: bool,
     /// How many blocks at most.
     pub(super) blocks: usize,
     /// Much slower than others: it shares pieces instead of holding one for long.
@@ -240,7 +244,7 @@ impl Picker {
     // Picking.
 
     /// Appends blocks to ask of the peer, marked as asked.
-    pub(super) fn pick(&mut self, ask: &Ask<'_>, out: &mut Vec<Block>) {
+    pub(super) fn pick(&mut self, ask: &mut Ask<'_>, out: &mut Vec<Block>) {
         if let Some(only) = ask.only {
             self.pick_only(ask, only, out);
             return;
@@ -319,6 +323,7 @@ impl Picker {
                     choose(partial)
                         && partial.admits(ask.slot)
                         && ask.pieces.contains(partial.piece)
+                        && !(ask.guided && self.others_have(partial, ask))
                 })
                 .min_by_key(|(_, partial)| (partial.missing, partial.piece));
             let Some((id, _)) = best else {
@@ -330,7 +335,7 @@ impl Picker {
 
     /// Picks neighbouring blocks for one range request: the rest of a half-done piece, or new
     /// pieces in a row, from where a reader waits if one does.
-    pub(super) fn pick_run(&mut self, ask: &Ask<'_>, most_bytes: u64, out: &mut Vec<Block>) {
+    pub(super) fn pick_run(&mut self, ask: &mut Ask<'_>, most_bytes: u64, out: &mut Vec<Block>) {
         let waited = self.windows.iter().find_map(|window| {
             let mut pieces = window.pieces.clone().map(PieceIndex);
             pieces.find(|piece| self.states[piece.at()] == State::Missing)
@@ -352,11 +357,7 @@ impl Picker {
         let Some(start) = waited.or(first) else {
             return;
         };
-        let ask = Ask {
-            blocks: usize::MAX,
-            only: None,
-            ..*ask
-        };
+        ask.blocks = usize::MAX;
         let mut bytes = 0;
         for piece in (start.get()..self.geometry.pieces()).map(PieceIndex) {
             if self.states[piece.at()] != State::Missing || bytes >= most_bytes {
@@ -367,12 +368,25 @@ impl Picker {
                 return;
             }
             bytes += u64::from(self.geometry.piece_size(piece));
-            self.open(piece, &ask, out);
+            self.open(piece, ask, out);
         }
     }
 
+    /// Whether others can finish the piece: then one who guides us has better to do.
+    fn others_have(&self, partial: &Partial, ask: &Ask<'_>) -> bool {
+        partial.owner != Some(ask.slot) && self.rarity.available(partial.piece) > 0
+    }
+
     /// The next new piece for the peer.
-    fn next_piece(&mut self, ask: &Ask<'_>) -> Option<PieceIndex> {
+    fn next_piece(&mut self, ask: &mut Ask<'_>) -> Option<PieceIndex> {
+        while let Some(piece) = ask.suggestions.pop_front() {
+            if self.states[piece.at()] == State::Missing && ask.pieces.contains(piece) {
+                return Some(piece);
+            }
+        }
+        if ask.guided {
+            return None;
+        }
         if !self.windows.is_empty() && self.rng.random_range(0..WINDOW_SHARE) == 0 {
             let within = self.next_in_windows(ask);
             if within.is_some() {

@@ -171,6 +171,17 @@ impl Runs {
         });
     }
 
+    /// Keeps about so many bytes at the front and removes the rest, the last first.
+    pub(super) fn truncate(&mut self, keep: u64, mut each: impl FnMut(Block)) {
+        while self.bytes > keep
+            && let Some(run) = self.runs.pop_back()
+        {
+            self.blocks -= run.blocks();
+            self.bytes -= u64::from(run.end - run.begin);
+            run.iter().rev().for_each(&mut each);
+        }
+    }
+
     /// Removes everything, in order.
     pub(super) fn drain(&mut self, mut each: impl FnMut(Block)) {
         for run in self.runs.drain(..) {
@@ -218,6 +229,7 @@ mod tests {
         Take(u32, u32),
         Batch(usize, u64),
         Piece(u32),
+        Truncate(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -226,6 +238,7 @@ mod tests {
             4 => (0..3u32, 0..8u32).prop_map(|(p, n)| Step::Take(p, n)),
             2 => (1..6usize, 1..64u64).prop_map(|(n, bytes)| Step::Batch(n, bytes)),
             1 => (0..3u32).prop_map(Step::Piece),
+            1 => (0..300u64).prop_map(Step::Truncate),
         ]
     }
 
@@ -255,6 +268,12 @@ mod tests {
                             && two[0].end() == two[1].begin));
                         prop_assert_eq!(&model[..out.len()], &out[..]);
                         model.drain(..out.len());
+                    }
+                    Step::Truncate(keep) => {
+                        let mut cut = Vec::new();
+                        runs.truncate(keep, |b| cut.push(b));
+                        for block in cut { prop_assert_eq!(model.pop(), Some(block)); }
+                        prop_assert!(runs.bytes() <= keep);
                     }
                     Step::Piece(p) => {
                         runs.take_piece(PieceIndex(p), |b| assert_eq!(b.piece.0, p));

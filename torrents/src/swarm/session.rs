@@ -9,6 +9,7 @@
 //!   sending blocks of the queue the driver holds (bounded: `MAX_SENDING`)
 //! ```
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use smallvec::SmallVec;
@@ -16,6 +17,7 @@ use smallvec::SmallVec;
 use super::pieces::Pieces;
 use super::rate::Rate;
 use super::runs::Runs;
+use super::spread::Errands;
 use super::{Now, PeerKey, PeerKind, Settings};
 use crate::geometry::PieceIndex;
 use crate::id::PeerId;
@@ -26,11 +28,15 @@ const FIRST_WINDOW: u64 = 64 * 16 * 1024;
 const LEAST_WINDOW: u64 = 4 * 16 * 1024;
 /// How long our requests shall wait in a peer's queue: long enough to bridge its pauses and
 /// ours, short enough that a slow peer holds little back.
-const QUEUE_TIME: Now = Now::from_millis(200);
+const QUEUE_TIME: Now = Now::from_millis(100);
 /// What a peer queues that does not say: the least of what clients take.
 const DEFAULT_REQQ: u32 = 250;
 /// Allowed-fast pieces remembered of one peer.
 const MAX_ALLOWED: usize = 32;
+/// Suggestions remembered of one peer.
+const MAX_SUGGESTIONS: usize = 64;
+/// A peer that suggested nothing for so long does not guide us.
+const GUIDANCE: Now = Now::from_millis(500);
 
 /// One connection or web seed.
 #[derive(Debug)]
@@ -58,6 +64,10 @@ pub(super) struct Peer {
     slow_start: bool,
     reqq: u32,
     pub(super) allowed: SmallVec<[PieceIndex; 4]>,
+    /// Pieces it would like us to take first.
+    pub(super) suggestions: VecDeque<PieceIndex>,
+    /// When it last suggested something.
+    guided: Now,
     /// The picker's epoch in which nothing was found for it.
     pub(super) dry: Option<u64>,
     /// It let requests rot: one at a time until it delivers.
@@ -88,6 +98,8 @@ pub(super) struct Peer {
     pub(super) turned: Now,
     /// When it last asked us for something or took something.
     pub(super) active: Now,
+    /// What we suggested to it.
+    pub(super) errands: Errands,
 }
 
 impl Peer {
@@ -119,6 +131,8 @@ impl Peer {
             slow_start: true,
             reqq: if web { u32::MAX } else { DEFAULT_REQQ },
             allowed: SmallVec::new(),
+            suggestions: VecDeque::new(),
+            guided: Now::ZERO,
             dry: None,
             snubbed: false,
             rests_until: Now::ZERO,
@@ -140,6 +154,7 @@ impl Peer {
             turn: 0,
             turned: now,
             active: now,
+            errands: Errands::default(),
         }
     }
 
@@ -167,6 +182,21 @@ impl Peer {
         if self.allowed.len() < MAX_ALLOWED && !self.allowed.contains(&piece) {
             self.allowed.push(piece);
         }
+    }
+
+    pub(super) fn suggest(&mut self, piece: PieceIndex, now: Now) {
+        if self.suggestions.len() >= MAX_SUGGESTIONS {
+            self.suggestions.pop_front();
+        }
+        self.suggestions.push_back(piece);
+        self.guided = now;
+    }
+
+    /// Whether it says what to take, and has enough to do until it says more: what it suggests
+    /// nobody else is getting from it, what we would choose perhaps somebody is.
+    pub(super) fn is_guiding(&self, now: Now, settings: &Settings) -> bool {
+        let lately = !self.guided.is_zero() && now.saturating_sub(self.guided) < GUIDANCE;
+        lately && self.asked.blocks() > self.window_blocks(settings) / 8
     }
 
     /// How many more blocks it may be asked for now; 0 also while a larger batch is worth

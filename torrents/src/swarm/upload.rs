@@ -1,7 +1,10 @@
 //! The serving half of the machine: requests of others, what the driver is handed, chokes.
 
+use rand::RngExt;
+
 use super::choker::{self, Change, View};
 use super::session::Peer;
+use super::spread::{Errands, Spread};
 use super::{Action, Now, PeerKey, Slot, Swarm};
 use crate::geometry::{Block, PieceIndex};
 use crate::wire::Message;
@@ -14,9 +17,15 @@ const LOW_WATER: u64 = 512 << 10;
 /// Larger requests are refused; ordinary ones are 16 KiB.
 const MAX_REQUEST: u32 = 128 << 10;
 /// A turn lasts at least so many bytes.
-const TURN: u64 = 4 << 20;
+const TURN: u64 = 2 << 20;
+/// So much of its queue a peer with BEP 6 still gets when its turn is over.
+const PARTING: u64 = 4 << 20;
+/// So many bytes of pieces are suggested to a peer ahead of its requests.
+const SUGGESTED: u64 = 2 << 20;
+/// And so many pieces at most.
+const MAX_SUGGESTED: usize = 32;
 /// An unchoked peer that has not asked for so long does not use its slot.
-const GRACE: Now = Now::from_millis(300);
+const GRACE: Now = Now::from_millis(30);
 /// A peer that has taken nothing for so long does not use its slot either.
 const STUCK: Now = Now::from_secs(5);
 /// Decisions about many peers are not made for each event.
@@ -30,6 +39,8 @@ pub(super) struct Uploads {
     pub(super) stale: bool,
     /// Somebody is interested and choked.
     pub(super) waiting: bool,
+    /// When a slot that just ran empty counts as idle.
+    idle_at: Option<Now>,
     decided: Now,
     views: Vec<View>,
     changes: Vec<Change>,
@@ -68,6 +79,9 @@ impl Swarm {
                 && self.have.contains(block.piece);
             if serve {
                 peer.active = now;
+                if let Some(spread) = &mut self.spread {
+                    spread.requested(block.piece, &mut peer.errands);
+                }
                 if !peer.queue.contains(block) {
                     peer.queue.push(block, Now::ZERO);
                 }
@@ -79,7 +93,46 @@ impl Swarm {
                 });
             }
         }
+        self.suggest(slot);
         self.hand_out(slot);
+    }
+
+    /// Keeps a peer in suggestions.
+    fn suggest(&mut self, slot: Slot) {
+        if self.picker.is_some() || self.peers.wire() < 2 {
+            return;
+        }
+        if self.spread.is_none() && self.have.is_full() {
+            self.begin_spreading();
+        }
+        let piece_len = u64::from(self.geometry.piece_len());
+        let (Some(peer), Some(spread)) = (self.peers.get_mut(slot), &mut self.spread) else {
+            return;
+        };
+        if peer.choked || !peer.is_fast() {
+            return;
+        }
+        // A peer with a long queue reads further ahead.
+        let most = (SUGGESTED.max(peer.queue.bytes()) / piece_len).max(2);
+        let most = usize::try_from(most)
+            .unwrap_or(usize::MAX)
+            .min(MAX_SUGGESTED);
+        let (key, actions) = (peer.key, &mut self.actions);
+        spread.suggest(&peer.pieces, &mut peer.errands, most, |piece| {
+            actions.push_back(Action::Send {
+                peer: key,
+                message: Message::Suggest(piece),
+            });
+        });
+    }
+
+    fn begin_spreading(&mut self) {
+        let mut spread = Spread::new(self.geometry, self.rng.random());
+        for (_, peer) in self.peers.iter_mut().filter(|(_, peer)| !peer.is_web()) {
+            peer.errands = Errands::default();
+            spread.peer_joined(&peer.pieces);
+        }
+        self.spread = Some(Box::new(spread));
     }
 
     pub(super) fn cancelled(&mut self, slot: Slot, block: Block) {
@@ -124,6 +177,9 @@ impl Swarm {
         let before = peer.turn;
         peer.turn += bytes;
         self.uploads.stale |= before < turn && peer.turn >= turn;
+        if self.uploads.waiting && peer.queue.is_empty() && peer.sending_blocks == 0 {
+            self.uploads.idle_at.get_or_insert(now + GRACE);
+        }
         self.hand_out(slot);
     }
 
@@ -145,6 +201,9 @@ impl Swarm {
 
     /// Lets the choker decide, if something it looks at has changed.
     pub(super) fn rechoke(&mut self, now: Now) {
+        if self.uploads.idle_at.is_some_and(|at| at <= now) {
+            self.uploads.stale = true;
+        }
         if !self.uploads.stale {
             return;
         }
@@ -152,6 +211,7 @@ impl Swarm {
             return;
         }
         self.uploads.stale = false;
+        self.uploads.idle_at = None;
         self.uploads.decided = now;
         let mut views = std::mem::take(&mut self.uploads.views);
         let mut changes = std::mem::take(&mut self.uploads.changes);
@@ -192,7 +252,8 @@ impl Swarm {
 
     /// When the next decision is due that had to wait.
     pub(super) fn rechoke_at(&self) -> Option<Now> {
-        self.uploads.stale.then_some(self.uploads.decided + PACE)
+        let stale = self.uploads.stale.then_some(self.uploads.decided + PACE);
+        [stale, self.uploads.idle_at].into_iter().flatten().min()
     }
 
     fn unchoke(&mut self, slot: Slot, now: Now) {
@@ -202,27 +263,36 @@ impl Swarm {
             peer.turned = now;
             peer.active = now;
         }
+        // First: the peer asks as soon as it is unchoked.
+        self.suggest(slot);
         self.send(slot, Message::Unchoke);
     }
 
+    /// Ends a peer's turn. With BEP 6 what it has queued is still served, up to a bound, so
+    /// that a turn does not end with a volley of rejects and half a piece.
     fn choke(&mut self, slot: Slot, now: Now) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
         peer.choked = true;
         peer.turned = now;
-        let (key, fast) = (peer.key, peer.is_fast());
+        let fast = peer.is_fast();
+        if let Some(spread) = &mut self.spread {
+            spread.choked(&mut peer.errands);
+        }
         self.send(slot, Message::Choke);
-        let (Some(peer), actions) = (self.peers.get_mut(slot), &mut self.actions) else {
+        let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
-        peer.queue.drain(|block| {
-            if fast {
-                actions.push_back(Action::Send {
-                    peer: key,
-                    message: Message::Reject(block),
-                });
-            }
-        });
+        let (key, actions) = (peer.key, &mut self.actions);
+        peer.queue
+            .truncate(if fast { PARTING } else { 0 }, |block| {
+                if fast {
+                    actions.push_back(Action::Send {
+                        peer: key,
+                        message: Message::Reject(block),
+                    });
+                }
+            });
     }
 }
