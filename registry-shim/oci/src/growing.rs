@@ -306,6 +306,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn any_range_of_any_growth(
             (length, from, to) in (1..2 * CHUNK).prop_flat_map(|length| (Just(length), 0..length))

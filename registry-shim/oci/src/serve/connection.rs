@@ -21,14 +21,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::listen::{Limits, Service};
-use super::pace::{AnsweringBody, Paced, PatientBody, Requests};
+use super::pace::{AnsweringBody, LINGER, Paced, PatientBody, Requests};
 
 /// The first byte of a TLS record that begins a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Bytes of a request's head at most. Bearer tokens are long, and a few KiB each.
 const MAX_HEAD: usize = 64 * 1024;
-/// How long a refused TLS client may take to hang up.
-const LINGER: Duration = Duration::from_secs(1);
 /// What a TLS client gets. Not a TLS alert: containerd and Docker fall back to plain HTTP
 /// when what comes back *reads as HTTP*, and Go recognises it by the first five bytes.
 const PLAIN_ONLY: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\

@@ -13,8 +13,13 @@
 //!
 //! Writes are watched throughout: the clock runs only while the socket takes nothing, so a
 //! body that waits for the swarm is not held against the client.
+//!
+//! Closing lingers: a refusal is often sent while the client is still sending its body, and
+//! closing a socket with unread bytes resets the connection, whereupon the client may lose
+//! the very answer that says why. So what still comes is read and thrown away for a moment.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +34,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::listen::Limits;
+
+/// How long a closed connection is read on, at most.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// Bytes thrown away at most: more than what is in flight when a client hears a refusal.
+const MAX_DRAINED: usize = 16 * 1024 * 1024;
 
 /// How many requests a connection has had, and how many are being answered. Written by the
 /// requests, read by [`Paced`]; both live in one task, atomics only make that checkable.
@@ -109,6 +119,10 @@ pub(super) struct Paced<Io> {
     in_head: bool,
     reading: Stall,
     writing: Stall,
+    /// Nothing more will be written.
+    is_shut: bool,
+    drained: usize,
+    lingering: Stall,
 }
 
 impl<Io> Paced<Io> {
@@ -121,6 +135,9 @@ impl<Io> Paced<Io> {
             in_head: false,
             reading: Stall::default(),
             writing: Stall::default(),
+            is_shut: false,
+            drained: 0,
+            lingering: Stall::default(),
         }
     }
 
@@ -155,6 +172,24 @@ impl<Io> Paced<Io> {
     }
 }
 
+impl<Io: AsyncRead + Unpin> Paced<Io> {
+    /// Ready when the client has closed its side as well, or had its moment.
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut space = [MaybeUninit::uninit(); 8192];
+        while self.drained < MAX_DRAINED {
+            let mut buf = ReadBuf::uninit(&mut space);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    self.drained += buf.filled().len();
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.lingering.poll(cx, LINGER),
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 impl<Io: AsyncRead + Unpin> AsyncRead for Paced<Io> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -185,7 +220,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Paced<Io> {
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Paced<Io> {
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<Io> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -215,7 +250,12 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Paced<Io> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        if !this.is_shut {
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            this.is_shut = true;
+        }
+        this.poll_drained(cx).map(Ok)
     }
 }
 
@@ -319,4 +359,171 @@ impl http_body::Body for AnsweringBody {
 
 fn too_slow(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn connection(buffer: usize) -> (DuplexStream, Paced<DuplexStream>, Arc<Requests>) {
+        let (client, server) = duplex(buffer);
+        let requests = Arc::new(Requests::default());
+        let paced = Paced::new(server, Limits::default(), requests.clone());
+        (client, paced, requests)
+    }
+
+    async fn timed<T>(step: impl Future<Output = io::Result<T>>) -> (Option<T>, Duration) {
+        let begun = Instant::now();
+        match step.await {
+            Ok(value) => (Some(value), begun.elapsed()),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                (None, begun.elapsed())
+            }
+        }
+    }
+
+    /// Within a tick of the timer.
+    fn assert_about(elapsed: Duration, limit: Duration) {
+        assert!(
+            elapsed >= limit && elapsed < limit + Duration::from_millis(5),
+            "{elapsed:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_client_has_its_time() {
+        let (_client, mut paced, _) = connection(64);
+        let (read, elapsed) = timed(paced.read_u8()).await;
+        assert_eq!(read, None);
+        assert_about(elapsed, Limits::default().idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_is_timed_from_its_first_byte_and_drips_win_nothing() {
+        let (mut client, mut paced, _) = connection(64);
+        sleep(Duration::from_secs(60)).await;
+        client.write_all(b"G").await.unwrap();
+        assert_eq!(paced.read_u8().await.unwrap(), b'G');
+        let drip = async {
+            loop {
+                sleep(Duration::from_secs(7)).await;
+                client.write_all(b"x").await.unwrap();
+            }
+        };
+        let read = async {
+            let mut all = Vec::new();
+            paced.read_to_end(&mut all).await
+        };
+        let (read, elapsed) = tokio::select! {
+            timed = timed(read) => timed,
+            () = drip => unreachable!(),
+        };
+        assert_eq!(read, None);
+        assert_about(elapsed, Limits::default().head);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_timed_while_a_request_is_answered() {
+        let (mut client, mut paced, requests) = connection(64);
+        client.write_all(b"G").await.unwrap();
+        paced.read_u8().await.unwrap();
+        let answering = requests.begin();
+        let answered = async {
+            sleep(HOUR).await;
+            drop(answering);
+            std::future::pending::<()>().await;
+        };
+        let (read, elapsed) = tokio::select! {
+            timed = timed(paced.read_u8()) => timed,
+            () = answered => unreachable!(),
+        };
+        // Idle from the end of the answer, noticed without a byte.
+        assert_eq!(read, None);
+        assert_about(elapsed, HOUR + Limits::default().idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_request_has_its_own_time() {
+        let (mut client, mut paced, requests) = connection(64);
+        for _ in 0..3 {
+            sleep(Duration::from_secs(25)).await;
+            client.write_all(b"G").await.unwrap();
+            assert_eq!(paced.read_u8().await.unwrap(), b'G');
+            drop(requests.begin());
+        }
+        let (read, elapsed) = timed(paced.read_u8()).await;
+        assert_eq!(read, None);
+        assert_about(elapsed, Limits::default().idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_is_timed_from_its_last_progress() {
+        let (mut client, mut paced, _) = connection(10);
+        let limit = Limits::default().stalled_write;
+        let taking = async {
+            for _ in 0..5 {
+                sleep(limit - Duration::from_secs(1)).await;
+                client.read_u8().await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        };
+        let (written, elapsed) = tokio::select! {
+            timed = timed(paced.write_all(&[0; 100])) => timed,
+            () = taking => unreachable!(),
+        };
+        assert_eq!(written, None);
+        assert_about(elapsed, (limit - Duration::from_secs(1)) * 5 + limit);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_reads_on_for_a_moment() {
+        let (mut client, mut paced, _) = connection(16);
+        let sending = async {
+            client.write_all(&[0; 1000]).await.unwrap();
+            client.shutdown().await.unwrap();
+        };
+        let (closed, ()) = tokio::join!(timed(paced.shutdown()), sending);
+        assert_eq!(closed, (Some(()), Duration::ZERO));
+
+        let (_client, mut paced, _) = connection(16);
+        let (closed, elapsed) = timed(paced.shutdown()).await;
+        assert_eq!(closed, Some(()));
+        assert_about(elapsed, LINGER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_timed_while_it_is_waited_for() {
+        let (sent, received) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(1);
+        let stream = futures_util::stream::unfold(received, |mut received| async move {
+            Some((received.recv().await?, received))
+        });
+        let limit = Duration::from_secs(300);
+        let mut body = PatientBody::new(Body::from_stream(stream), limit);
+        let sending = async {
+            for _ in 0..3 {
+                sleep(limit - Duration::from_secs(1)).await;
+                sent.send(Ok(Bytes::from_static(b"x"))).await.unwrap();
+            }
+        };
+        let reading = async {
+            for _ in 0..3 {
+                let frame = http_body_util::BodyExt::frame(&mut body).await.unwrap();
+                assert!(frame.is_ok());
+                // What the handler does with it is its own time.
+                sleep(HOUR).await;
+            }
+            let begun = Instant::now();
+            let frame = http_body_util::BodyExt::frame(&mut body).await.unwrap();
+            assert!(frame.unwrap_err().to_string().contains("stopped sending"));
+            begun.elapsed()
+        };
+        let ((), elapsed) = tokio::join!(sending, reading);
+        assert_about(elapsed, limit);
+    }
 }

@@ -86,7 +86,7 @@ pub async fn read<P: Pull>(
         };
         asked.answer(route).await
     } else {
-        Err(read_only(request.method()))
+        Err(not_here(&route, request.method()))
     };
     let mut response = answer.unwrap_or_else(refusal);
     let version = HeaderValue::from_static("registry/2.0");
@@ -117,7 +117,7 @@ impl<P: Pull> Asked<'_, P> {
             Route::Manifest(repo, reference) => self.manifest(&repo, &reference).await,
             Route::Blob(repo, digest) => self.blob(&repo, &digest).await,
             Route::Referrers(repo, digest) => self.referrers(&repo, &digest).await,
-            Route::Uploads(_) | Route::Upload(..) => Err(read_only(&Method::GET)),
+            Route::Uploads(_) | Route::Upload(..) => Err(not_here(&route, &Method::GET)),
         }
     }
 
@@ -415,13 +415,18 @@ fn unsatisfiable(digest: &Digest, length: u64) -> Response {
     response
 }
 
-fn read_only(method: &Method) -> RegistryError {
-    RegistryError::new(
-        ErrorCode::Unsupported,
-        format!(
-            "{method} is not possible here: this registry serves pulls, pushes go to an origin"
-        ),
-    )
+/// 405. Whoever pushes to an agent should learn where to push instead.
+fn not_here(route: &Route, method: &Method) -> RegistryError {
+    let changes = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let message = match route {
+        Route::Uploads(_) | Route::Upload(..) | Route::Manifest(..) | Route::Blob(..)
+            if changes =>
+        {
+            format!("{method} is not possible here: this registry serves pulls, push to an origin")
+        }
+        _ => format!("{method} is not possible on {}", route.path()),
+    };
+    RegistryError::new(ErrorCode::Unsupported, message)
 }
 
 fn refusal(error: RegistryError) -> Response {

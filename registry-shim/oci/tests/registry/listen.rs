@@ -204,6 +204,28 @@ async fn a_body_that_stops_coming_is_an_error_to_the_handler() {
 }
 
 #[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let refusing = Call(|_| async {
+        let mut response = Response::new(Body::from("too large"));
+        *response.status_mut() = http::StatusCode::PAYLOAD_TOO_LARGE;
+        response
+    });
+    let port = Port::open(refusing, Limits::default());
+    let (mut reading, mut writing) = port.connect().await.into_split();
+    let head = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n";
+    writing.write_all(head).await.unwrap();
+    // All of it is sent before the client looks for an answer.
+    for _ in 0..128 {
+        writing.write_all(&[0; 65536]).await.unwrap();
+    }
+    writing.shutdown().await.unwrap();
+    let mut reply = Vec::new();
+    reading.read_to_end(&mut reply).await.unwrap();
+    assert_eq!(Reply::parse(&reply).status, 413);
+    port.close().await;
+}
+
+#[tokio::test]
 async fn heads_are_bounded() {
     let port = Port::open(hello(), Limits::default());
     let mut stream = port.connect().await;
