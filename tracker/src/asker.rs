@@ -45,10 +45,8 @@ impl Trust {
         said: Option<IpAddr>,
         port: u16,
     ) -> Result<Asker, Refusal> {
-        let ip = said
-            .filter(|_| self.trusts(source))
-            .unwrap_or(source)
-            .to_canonical();
+        let trusted = self.trusts(source);
+        let ip = said.filter(|_| trusted).unwrap_or(source).to_canonical();
         // Any port will do to judge the address: one that does not listen is never stored.
         if dialable(SocketAddr::new(ip, 1)).is_none() {
             return Err(Refusal::Undialable(ip));
@@ -57,6 +55,7 @@ impl Trust {
             at: SocketAddr::new(ip, port),
             local: source.is_loopback(),
             exempt: self.trusts(ip),
+            trusted,
         })
     }
 }

@@ -88,6 +88,10 @@ pub struct Limits {
     pub origins: usize,
     /// Connections at a time.
     pub connections: usize,
+    /// Connections of one address (IPv6: one /64) at a time; trusted networks are exempt.
+    pub connections_per_ip: u32,
+    /// Announces of one address (IPv6: one /64) in ten seconds; trusted networks are exempt.
+    pub announces_per_ip: u32,
     /// How long a client may take to send one request, and to read its answer.
     pub request_time: Duration,
     /// How long a connection may rest between requests.
@@ -136,6 +140,8 @@ impl Default for Limits {
             registrations: 2_000_000,
             origins: 1_024,
             connections: 20_000,
+            connections_per_ip: 1_000,
+            announces_per_ip: 10_000,
             request_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(60),
         }

@@ -15,6 +15,7 @@ mod config;
 mod endpoint;
 mod http;
 mod inspect;
+mod limiter;
 mod metrics;
 mod moment;
 mod peers;

@@ -32,10 +32,11 @@ pub(crate) enum Outcome {
     /// Refused for want of room for another swarm.
     Full,
     Undialable,
+    TooFast,
     Malformed,
 }
 
-const OUTCOMES: [(Outcome, &str); 11] = [
+const OUTCOMES: [(Outcome, &str); 12] = [
     (Outcome::Joined, "joined"),
     (Outcome::Renewed, "renewed"),
     (Outcome::Replaced, "replaced"),
@@ -46,6 +47,7 @@ const OUTCOMES: [(Outcome, &str); 11] = [
     (Outcome::Denied, "denied"),
     (Outcome::Full, "full"),
     (Outcome::Undialable, "undialable"),
+    (Outcome::TooFast, "too_fast"),
     (Outcome::Malformed, "malformed"),
 ];
 
@@ -83,6 +85,7 @@ impl From<Refusal> for Outcome {
             Refusal::Denied => Self::Denied,
             Refusal::Full => Self::Full,
             Refusal::Undialable(_) => Self::Undialable,
+            Refusal::TooFast => Self::TooFast,
         }
     }
 }

@@ -262,8 +262,12 @@ impl<E: Endpoint> PeerList<E> {
         let skip = skip.filter(|position| range.contains(position));
         let eligible = range.len() - usize::from(skip.is_some());
         let places = wanted.min(eligible);
+        // In fixed point and rounded up, so that the last stretch ends with the list: one
+        // division instead of two a place.
+        let length = ((eligible as u64) << 32).div_ceil(places.max(1) as u64);
+        let end_of = |place: usize| ((place as u64 * length) >> 32) as usize;
         for place in 0..places {
-            let stretch = place * eligible / places..(place + 1) * eligible / places;
+            let stretch = end_of(place)..end_of(place + 1);
             let mut step = random_below(rng, stretch.len());
             for _ in 0..stretch.len().min(PICK_STEPS) {
                 let mut position = range.start + stretch.start + step;

@@ -59,6 +59,8 @@ pub(crate) enum Refusal {
     Denied,
     #[error("tracker is full: it takes no more torrents")]
     Full,
+    #[error("too many announces from this address: slow down")]
+    TooFast,
     #[error("{0} cannot be dialled by other peers")]
     Undialable(IpAddr),
 }
@@ -67,7 +69,7 @@ impl Refusal {
     /// BEP-31: minutes after which another try may fare better.
     pub(crate) fn retry_in(self) -> Option<u32> {
         match self {
-            Self::Unregistered => Some(1),
+            Self::Unregistered | Self::TooFast => Some(1),
             Self::Full => Some(5),
             Self::Denied | Self::Undialable(_) => None,
         }

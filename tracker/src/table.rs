@@ -16,6 +16,7 @@ use torrents::register::{LookupReply, RegisterReply, RegisterRequest};
 
 use crate::asker::Trust;
 use crate::config::Config;
+use crate::limiter::Limiter;
 use crate::moment::Moment;
 use crate::registrations::{Bounds, Effect, Registrations, Rejected};
 use crate::swarms::{Announced, Occupancy, OriginTable, Policy, Refusal, Shard, Told};
@@ -38,6 +39,7 @@ pub(crate) struct Table {
     shards: Box<[Mutex<Shard>]>,
     registrations: Mutex<Registrations>,
     trust: Trust,
+    limiter: Limiter,
     denied: HashSet<InfoHash>,
     boot_id: String,
     lease: std::time::Duration,
@@ -60,16 +62,18 @@ impl Table {
     /// An empty table. `boot_id` and `seed` are random.
     pub(crate) fn new(config: &Config, boot_id: String, seed: u64) -> Self {
         let policy = Arc::new(Policy::from(config));
+        let limits = &config.limits;
         let shard = |n: usize| Mutex::new(Shard::new(Arc::clone(&policy), seed ^ n as u64));
         Self {
             shards: (0..SHARDS).map(shard).collect(),
             registrations: Mutex::new(Registrations::new(Bounds {
                 lease: config.intervals.lease,
                 retention: config.intervals.retention,
-                entries: config.limits.registrations,
-                origins: config.limits.origins,
+                entries: limits.registrations,
+                origins: limits.origins,
             })),
             trust: Trust::new(config.trusted.clone()),
+            limiter: Limiter::new(limits.announces_per_ip, limits.connections_per_ip),
             denied: config.denied.clone(),
             lease: config.intervals.lease,
             boot_id,
@@ -102,6 +106,9 @@ impl Table {
         told: &mut Told,
     ) -> Result<Announced, Refusal> {
         let asker = self.trust.asker(source, request.ip, request.port)?;
+        if !asker.trusted && !self.limiter.announce(now, source) {
+            return Err(Refusal::TooFast);
+        }
         if self.denied.contains(&request.info_hash) {
             return Err(Refusal::Denied);
         }
@@ -114,6 +121,20 @@ impl Table {
         self.with_shard(&request.info_hash, |shard| {
             shard.announce(now, request, asker, whole, reply, told)
         })
+    }
+
+    /// Counts a connection from `ip`; `None` when it has too many. Only an address that is
+    /// counted must be given back to `disconnect`.
+    pub(crate) fn connect(&self, ip: IpAddr) -> Option<Option<IpAddr>> {
+        let ip = ip.to_canonical();
+        if self.trust.trusts(ip) {
+            return Some(None);
+        }
+        self.limiter.connect(ip).then_some(Some(ip))
+    }
+
+    pub(crate) fn disconnect(&self, ip: IpAddr) {
+        self.limiter.disconnect(ip);
     }
 
     /// What a scrape says of each hash; repeated hashes are answered once.

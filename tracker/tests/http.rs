@@ -12,8 +12,12 @@ const PEER: &str = "-XX0001-leech0000001";
 
 /// Whether the other side closes without another byte.
 async fn is_closed(stream: &mut tokio::net::TcpStream) -> bool {
+    is_closed_within(stream, PATIENCE).await
+}
+
+async fn is_closed_within(stream: &mut tokio::net::TcpStream, patience: Duration) -> bool {
     let mut rest = Vec::new();
-    match tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await {
+    match tokio::time::timeout(patience, stream.read_to_end(&mut rest)).await {
         Ok(Ok(_)) => rest.is_empty(),
         Ok(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionReset,
         Err(_) => false,
@@ -215,6 +219,51 @@ async fn connections_are_bounded() {
         }
         assert!(tokio::time::Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_every_connection_or_announce_without_end() {
+    let limits = Limits {
+        connections_per_ip: 2,
+        announces_per_ip: 5,
+        ..Limits::default()
+    };
+    let trusted = vec!["127.0.0.9/32".parse().unwrap()];
+    let tracker = start(Config {
+        limits,
+        trusted,
+        ..open()
+    })
+    .await;
+    let keep = format!("GET {} HTTP/1.1\r\n\r\n", announce(PEER, 6881, "&left=1"));
+    let mut first = connect(&tracker).await;
+    let mut second = connect(&tracker).await;
+    for stream in [&mut first, &mut second] {
+        assert_eq!(send(stream, &keep).await.status, 200);
+    }
+    assert!(is_closed(&mut connect(&tracker).await).await);
+    // An exempt address still gets in, by whatever connections it likes.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let mut exempt = socket.connect(tracker.local_addr()).await.unwrap();
+    let reason = "too many announces from this address: slow down";
+    let too_fast = format!("d14:failure reason{}:{reason}8:retry ini1ee", reason.len());
+    let mut refused = 0;
+    for _ in 0..20 {
+        refused += usize::from(send(&mut first, &keep).await.text() == too_fast);
+        assert_ne!(send(&mut exempt, &keep).await.text(), too_fast);
+    }
+    // 22 announces in at most a few windows of 5.
+    assert!(refused > 0, "no announce was refused");
+    drop(second);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while is_closed_within(&mut connect(&tracker).await, Duration::from_millis(100)).await {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the place never came free"
+        );
     }
     tracker.shutdown().await;
 }

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Serving, Socket, connection_task};
+use crate::service::Service;
 
 /// Connections taken in before other tasks of this thread get their turn.
 const BURST: usize = 64;
@@ -30,24 +31,37 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 pub(crate) struct Open(Arc<AtomicUsize>);
 
 /// Counts one connection for as long as it lives.
-struct Counted(Open);
+struct Counted {
+    open: Open,
+    service: Arc<Service>,
+    /// Unless it is exempt.
+    ip: Option<IpAddr>,
+}
 
 impl Open {
     pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Admits one more unless `most` are open.
-    fn admit(&self, most: usize) -> Option<Counted> {
-        let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(self.clone());
-        (before < most).then_some(counted)
+    /// Admits one more unless too many are open, in all or from this address.
+    fn admit(&self, service: &Arc<Service>, peer: IpAddr) -> Option<Counted> {
+        if self.0.fetch_add(1, Ordering::Relaxed) < service.limits.connections
+            && let Some(ip) = service.table.connect(peer)
+        {
+            let (open, service) = (self.clone(), Arc::clone(service));
+            return Some(Counted { open, service, ip });
+        }
+        self.0.fetch_sub(1, Ordering::Relaxed);
+        None
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.open.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(ip) = self.ip {
+            self.service.table.disconnect(ip);
+        }
     }
 }
 
@@ -104,7 +118,7 @@ fn watch(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
 /// Serves what a new connection brought with it; what is left to do becomes a task.
 fn take_in(serving: &Serving, open: &Open, tasks: &TaskTracker, socket: Accepted, peer: IpAddr) {
     let service = &serving.service;
-    let counted = open.admit(service.limits.connections);
+    let counted = open.admit(service, peer);
     service.metrics.connection(counted.is_some());
     let Some(counted) = counted else { return };
     let step = connection::advance(service, &socket, peer, Vec::new());

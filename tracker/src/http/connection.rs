@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -143,7 +143,21 @@ pub(crate) trait Socket {
 
 impl Socket for TcpStream {
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Self::try_read(self, buffer)
+        // A read that leaves room has emptied the socket; said to the reactor at once, it saves
+        // the read that would find out.
+        let mut read = 0;
+        let room = buffer.len();
+        match self.try_io(Interest::READABLE, || {
+            read = rustix::net::recv(self, &mut *buffer, RecvFlags::empty())?.0;
+            if read > 0 && read < room {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(read)
+            }
+        }) {
+            Err(_) if read > 0 => Ok(read),
+            outcome => outcome,
+        }
     }
     fn try_write(&self, bytes: &[u8], last: bool) -> io::Result<usize> {
         self.try_io(Interest::WRITABLE, || send(self, bytes, last))

@@ -201,3 +201,6 @@ fn refuse(output: &mut Vec<u8>, status: &str) {
     );
     debug_assert!(written.is_ok(), "a vector takes every write");
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,6 +40,8 @@ pub(crate) struct Asker {
     pub(crate) local: bool,
     /// Its address is exempt from the limit of peers per address.
     pub(crate) exempt: bool,
+    /// It comes from a trusted network.
+    pub(crate) trusted: bool,
 }
 
 /// One of a swarm's lists.
@@ -254,6 +256,7 @@ impl Swarm {
             .filter_map(|slot| table.get(usize::from(*slot))?.as_ref())
     }
 
+    /// Takes in what the asker said of itself; it is found at the position returned then.
     pub(super) fn store(
         &mut self,
         hasher: &RandomState,

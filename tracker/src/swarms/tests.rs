@@ -57,6 +57,7 @@ fn asker(ip: &str, port: u16) -> Asker {
         at: SocketAddr::new(ip.parse().unwrap(), port),
         local: false,
         exempt: false,
+        trusted: false,
     }
 }
 
@@ -238,7 +239,7 @@ proptest! {
                     let r = AnnounceRequest { event, key, numwant, ..request(id, port, left) };
                     let at_addr = address(ip, port);
                     model.announce(now, &r, at_addr);
-                    let asker = Asker { at: at_addr, local: false, exempt: false };
+                    let asker = Asker { at: at_addr, ..asker("10.0.0.1", 1) };
                     let told = tell(&mut shard, at(now), &r, asker);
                     let addrs: HashSet<_> = told.iter().map(|peer| peer.addr).collect();
                     prop_assert_eq!(addrs.len(), told.len(), "told twice of a peer");
