@@ -8,7 +8,10 @@
 //! cache; the leecher writes into the same directory.
 
 #![allow(clippy::print_stdout, reason = "a program that reports its figures")]
-#![allow(clippy::unwrap_used, reason = "a measurement that cannot go on may stop anywhere")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a measurement that cannot go on may stop anywhere"
+)]
 
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
@@ -27,8 +30,14 @@ struct Shelf(Option<(Info, PathBuf)>);
 #[async_trait]
 impl Library for Shelf {
     async fn open(&self, info_hash: InfoHash) -> Option<(Info, Arc<Content>)> {
-        let (info, path) = self.0.as_ref().filter(|(info, _)| info.hash() == info_hash)?;
-        Some((info.clone(), Arc::new(Content::complete(path, info).unwrap())))
+        let (info, path) = self
+            .0
+            .as_ref()
+            .filter(|(info, _)| info.hash() == info_hash)?;
+        Some((
+            info.clone(),
+            Arc::new(Content::complete(path, info).unwrap()),
+        ))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The engine and its handles: the whole public face of the peer side.
 //!
 //! Many torrents share one port, one hashing pool, one memory and bandwidth budget and one limit
-//! of connections, all of them in [`Core`]. A torrent is live while its task runs; content of
+//! of connections, all of them in `Core`. A torrent is live while its task runs; content of
 //! the [`Library`] becomes live when a peer asks for it and dormant again when nobody does.
 //!
 //! Invariant: at most one task per info hash writes; whoever replaces an ended torrent waits
@@ -19,7 +19,7 @@ use tokio_util::sync::DropGuard;
 use torrents::{Info, InfoHash, PeerId};
 
 use crate::content::Content;
-use crate::{listen, metadata, seeds};
+use crate::{listen, metadata};
 
 pub use crate::status::{PeerStatus, Phase, Progress, TorrentStatus, Transfer};
 pub use crate::torrent::{Reader, Torrent, TorrentError};
@@ -112,9 +112,6 @@ impl Engine {
                 .clone()
                 .spawn(async move { listen::accept_task(core, listener).await });
         }
-        let seeding = Arc::clone(&core);
-        core.tasks
-            .spawn(async move { seeds::seeds_task(seeding).await });
         tracing::info!(addr = %local_addr, peer_id = %core.config.peer_id, "listening for peers");
         Ok(Self { core, _stop: stop })
     }
@@ -141,16 +138,14 @@ impl Engine {
 
     /// Announces complete content from now on. Live torrents of that hash stay.
     pub fn seed(&self, seed: Seed) {
-        self.core.seeds.add(seed.info_hash, seed.trackers);
+        self.core.seed(seed.info_hash, seed.trackers);
     }
 
     /// Stops downloading or seeding it: `stopped` is announced, connections close, no task of
     /// it survives the return.
     pub async fn forget(&self, info_hash: InfoHash) {
-        tokio::join!(
-            self.core.seeds.forget(&self.core, info_hash),
-            self.core.close(info_hash)
-        );
+        self.core.unseed(info_hash);
+        self.core.close(info_hash).await;
     }
 
     /// A live torrent, or one that failed and was neither forgotten nor started again.
@@ -188,7 +183,10 @@ impl Engine {
     pub async fn shutdown(&self) {
         self.core.stop.cancel();
         self.core.tasks.close();
-        let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.core.tasks.wait()).await;
+        let (ended, ()) = tokio::join!(
+            tokio::time::timeout(SHUTDOWN_TIMEOUT, self.core.tasks.wait()),
+            self.core.leave_trackers()
+        );
         if ended.is_err() {
             tracing::warn!("some tasks did not end in time");
         }

@@ -27,7 +27,6 @@ mod listen;
 mod metadata;
 mod outbox;
 mod peer_task;
-mod seeds;
 mod slabs;
 mod status;
 mod torrent;

@@ -20,6 +20,7 @@ use torrents::wire::{Decoder, Frame, Message, WireError};
 
 use crate::engine::Core;
 use crate::slabs::Slabs;
+use crate::webseed::WebSeedError;
 
 /// How long a connection may hold a slab for the sake of an unfinished frame.
 const IDLE: Duration = Duration::from_secs(5);
@@ -77,8 +78,8 @@ pub(crate) enum Gone {
     Io(#[from] io::Error),
     #[error("it reads nothing of what it is sent")]
     Stalled,
-    #[error("web seed: {0}")]
-    WebSeed(Arc<str>),
+    #[error(transparent)]
+    WebSeed(#[from] WebSeedError),
     #[error("bug: its task failed")]
     Bug,
 }

@@ -397,7 +397,7 @@ impl TorrentTask {
         }
         let idle = self.idle_since.map(|since| now.saturating_sub(since));
         if idle.is_some_and(|idle| idle >= self.core.config.dormant_after)
-            && (self.on_demand || self.core.seeds.contains(self.shared.info.hash()))
+            && (self.on_demand || self.core.is_seed(self.shared.info.hash()))
         {
             self.ending = Some(End::Dormant);
         } else if idle.is_some_and(|idle| idle >= self.core.config.dormant_after) {

@@ -1,5 +1,7 @@
 //! How torrents and engines come and go.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod harness;
 
 use std::time::Duration;

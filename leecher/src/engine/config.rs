@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use torrents::{InfoHash, PeerId};
 
+use crate::http::HttpError;
+
 /// How an engine runs.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -66,7 +68,7 @@ pub enum EngineError {
     Threads(io::Error),
     /// The HTTP client for trackers and web seeds cannot be made.
     #[error("cannot set up HTTP: {0}")]
-    Http(#[from] reqwest::Error),
+    Http(#[from] HttpError),
 }
 
 /// Why a download is not taken.

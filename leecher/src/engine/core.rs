@@ -15,18 +15,17 @@ use tokio_util::task::TaskTracker;
 use torrents::{Info, InfoHash};
 
 use super::{Config, Download, DownloadError, EngineError, Gate, Library};
-use crate::announcer::{Announcement, Announcer, Totals};
+use crate::announcer::{Announcement, Announcer, SeedAnnouncer, SeedIdentity, Totals};
 use crate::connection::Connection;
 use crate::content::Content;
 use crate::hashing::HashPool;
 use crate::limits::Limit;
-use crate::locked;
-use crate::seeds::Seeds;
 use crate::slabs::Slabs;
 use crate::status::Phase;
 use crate::torrent::{Command, Shared, Torrent, TorrentError};
 use crate::torrent_task::{Beginning, TorrentTask};
 use crate::upload::{self, Buffers};
+use crate::{http, locked};
 
 /// Locks that make opening a torrent single flight; hashes share them.
 const STRIPES: usize = 64;
@@ -49,14 +48,15 @@ pub(crate) struct Core {
     pub(crate) upload_batch: AtomicU32,
     /// Connections that may still be opened.
     pub(crate) places: Arc<Semaphore>,
-    pub(crate) seeds: Seeds,
-    /// What trackers know us by when our address changes.
-    pub(crate) key: u64,
     /// Zero of the machines' clocks.
     pub(crate) epoch: Instant,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     library: Arc<dyn Library>,
+    /// Complete content and its trackers, live or not.
+    seeds: Mutex<HashMap<InfoHash, Vec<Vec<String>>>>,
+    /// Announces those that do not do it themselves; `None` once the engine shuts down.
+    announcer: Mutex<Option<SeedAnnouncer>>,
     torrents: Mutex<HashMap<InfoHash, Torrent>>,
     opening: [tokio::sync::Mutex<()>; STRIPES],
     /// Torrents that share the memory.
@@ -108,14 +108,15 @@ impl Core {
         library: Arc<dyn Library>,
         gate: Arc<dyn Gate>,
     ) -> Result<Self, EngineError> {
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("groundswell/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            // Trackers and web seeds are inside; a proxy for the outside would break them.
-            .no_proxy()
-            .connect_timeout(std::time::Duration::from_secs(4))
-            .build()?;
-        let core = Self {
+        let client = http::client()?;
+        let identity = SeedIdentity {
+            peer_id: config.peer_id,
+            addr: announced_addr(&config, local_addr),
+            advertise: config.advertise.is_some(),
+        };
+        Ok(Self {
+            announcer: Mutex::new(Some(SeedAnnouncer::start(client.clone(), identity))),
+            seeds: Mutex::default(),
             hashers: HashPool::start().map_err(EngineError::Threads)?,
             slabs: Slabs::new(config.memory),
             buffers: Buffers::default(),
@@ -125,8 +126,6 @@ impl Core {
             places: Arc::new(Semaphore::new(
                 config.max_connections.min(Semaphore::MAX_PERMITS),
             )),
-            seeds: Seeds::default(),
-            key: rand::random(),
             epoch: Instant::now(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -138,13 +137,11 @@ impl Core {
             local_addr,
             gate,
             client,
-        };
-        Ok(core)
+        })
     }
 
     pub(crate) fn announced_addr(&self) -> SocketAddr {
-        let ip = self.config.advertise.unwrap_or(self.local_addr.ip());
-        SocketAddr::new(ip, self.local_addr.port())
+        announced_addr(&self.config, self.local_addr)
     }
 
     pub(super) fn set_limits(&self, upload: Option<u64>, download: Option<u64>) {
@@ -168,6 +165,45 @@ impl Core {
         self.downloads.subscribe()
     }
 
+    // Seeds.
+
+    pub(super) fn seed(&self, info_hash: InfoHash, trackers: Vec<Vec<String>>) {
+        // Entered first: a live torrent that ends now finds it, one that ended is seen here.
+        locked(&self.seeds).insert(info_hash, trackers.clone());
+        if !self.announces_itself(info_hash) {
+            self.announce_dormant(info_hash, &trackers);
+        }
+    }
+
+    pub(super) fn unseed(&self, info_hash: InfoHash) {
+        if locked(&self.seeds).remove(&info_hash).is_some()
+            && let Some(announcer) = &*locked(&self.announcer)
+        {
+            announcer.remove(info_hash);
+        }
+    }
+
+    /// Whether somebody said that it is complete and stays.
+    pub(crate) fn is_seed(&self, info_hash: InfoHash) -> bool {
+        locked(&self.seeds).contains_key(&info_hash)
+    }
+
+    fn announce_dormant(&self, info_hash: InfoHash, trackers: &[Vec<String>]) {
+        if trackers.iter().any(|tier| !tier.is_empty())
+            && let Some(announcer) = &*locked(&self.announcer)
+        {
+            announcer.add(info_hash, trackers);
+        }
+    }
+
+    /// Says `stopped` for all seeds, within a bound.
+    pub(super) async fn leave_trackers(&self) {
+        let announcer = locked(&self.announcer).take();
+        if let Some(announcer) = announcer {
+            announcer.shutdown().await;
+        }
+    }
+
     // The register.
 
     /// A torrent that is live, or failed and not forgotten.
@@ -185,7 +221,7 @@ impl Core {
     }
 
     /// Whether a live torrent speaks to trackers for itself.
-    pub(crate) fn announces_itself(&self, info_hash: InfoHash) -> bool {
+    fn announces_itself(&self, info_hash: InfoHash) -> bool {
         self.live(info_hash)
             .is_some_and(|torrent| torrent.shared.announced)
     }
@@ -314,8 +350,9 @@ impl Core {
                 torrents.remove(&info_hash);
             }
         }
-        if shared.announced {
-            self.seeds.resume(info_hash);
+        let trackers = locked(&self.seeds).get(&info_hash).cloned();
+        if let (true, Some(trackers)) = (shared.announced, trackers) {
+            self.announce_dormant(info_hash, &trackers);
         }
         shared.ended.cancel();
     }
@@ -353,6 +390,11 @@ impl Core {
         };
         Some(Announcer::start(self.client.clone(), announcement))
     }
+}
+
+fn announced_addr(config: &Config, local_addr: SocketAddr) -> SocketAddr {
+    let ip = config.advertise.unwrap_or(local_addr.ip());
+    SocketAddr::new(ip, local_addr.port())
 }
 
 /// What trackers are told. A seed asks for nobody: leechers come by themselves.
