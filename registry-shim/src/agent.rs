@@ -144,6 +144,7 @@ impl Agent {
         shim.tasks.close();
         shim.tasks.wait().await;
         shim.engine.shutdown().await;
+        shim.trackers.save().await;
         let store = shim.around.shelf.store().clone();
         if let Err(error) = blocking(move || store.sync()).await {
             tracing::warn!("interrupted downloads are checked again at the next start: {error}");
@@ -182,7 +183,7 @@ impl Agent {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                shim.keep_within_capacity().await;
+                shim.tidy().await;
             }
         };
         let stop = self.shim.stop.clone();

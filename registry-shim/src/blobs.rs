@@ -171,7 +171,7 @@ impl Shim {
                     self.knowledge.note_member(repo, digest, true);
                     let herd = &origin.herd().registry;
                     return Ok(Source {
-                        trackers: self.trackers.of_torrent(herd, &metainfo.trackers).await,
+                        trackers: self.trackers.of_torrent(herd, &metainfo.trackers),
                         web_seeds: metainfo.url_list,
                         info: metainfo.info,
                         peers,
@@ -262,7 +262,9 @@ impl Shim {
         let shelf = &self.around.shelf;
         let name = digest.torrent_name();
         let _turn = shelf.turn(&name).await;
-        if self.fetch_of(digest).is_some() || shelf.store().get(&name).is_some() {
+        // What is stored but cannot be opened goes through a download that checks every byte:
+        // the store takes over what is left of it.
+        if self.fetch_of(digest).is_some() || self.open_whole(digest).await.is_some() {
             return Ok(());
         }
         let length = source.info.geometry().length();
@@ -343,7 +345,7 @@ impl Shim {
                 Err(failure) => shim.bury(&fetch, &failure).await,
             }
             drop(pin);
-            shim.keep_within_capacity().await;
+            shim.tidy().await;
         });
     }
 
@@ -373,11 +375,13 @@ impl Shim {
         self.leave(digest);
     }
 
-    /// Evicts what exceeds the capacity. Errors concern the disk, which is not full by this.
-    pub(crate) async fn keep_within_capacity(&self) {
+    /// What can wait for the end of a download, or the next half minute.
+    pub(crate) async fn tidy(&self) {
+        // The error concerns a full disk, which nobody asks for bytes on here.
         if let Err(error) = self.around.shelf.make_room(0, self.promised(), "").await {
             tracing::warn!("{}", error.message);
         }
+        self.trackers.save().await;
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct LocalBlob {
     length: u64,
     metrics: Arc<Metrics>,
     /// Not evicted while it is read.
-    _pin: Pin,
+    pin: Pin,
 }
 
 /// Content that is being downloaded.
@@ -55,7 +55,7 @@ impl LocalBlob {
             content: Arc::new(content),
             length,
             metrics,
-            _pin: pin,
+            pin,
         }
     }
 }
@@ -101,7 +101,8 @@ impl Blob for LocalBlob {
                 if at >= range.end {
                     return Ok(None);
                 }
-                let bytes = read(&blob.content, at, range.end).await?;
+                let read = read(&blob.content, at, range.end).await;
+                let bytes = read.inspect_err(|_| blob.pin.suspect())?;
                 blob.metrics.served.inc_by(bytes.len() as u64);
                 let at = at + bytes.len() as u64;
                 Ok(Some((bytes, (blob, at))))

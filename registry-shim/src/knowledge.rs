@@ -59,13 +59,16 @@ impl Knowledge {
         lock(&self.members).insert(key, (holds, Instant::now()));
     }
 
-    /// A manifest of that repository was served: it and what it names belong there, since an
-    /// origin takes no manifest whose content the repository lacks.
+    /// A manifest was served: how long what it names is. If it is known to be of that
+    /// repository, what it names is as well, since an origin takes no manifest whose content
+    /// the repository lacks.
     pub(crate) fn note_manifest(&self, repo: &RepoName, digest: &Digest, manifest: &Manifest) {
-        self.note_member(repo, digest, true);
+        let confirmed = self.member(repo, digest) == Some(true);
         for named in manifest.references().filter(|named| !named.is_foreign()) {
             self.note_size(&named.digest, named.size);
-            self.note_member(repo, &named.digest, true);
+            if confirmed {
+                self.note_member(repo, &named.digest, true);
+            }
         }
     }
 }
@@ -109,8 +112,10 @@ mod tests {
         let digest = Digest::sha256_of(body.as_bytes());
         knowledge.note_manifest(&repo, &digest, &manifest);
         assert_eq!(knowledge.size(&config), Some(2));
+        assert_eq!(knowledge.member(&repo, &config), None);
+        knowledge.note_member(&repo, &digest, true);
+        knowledge.note_manifest(&repo, &digest, &manifest);
         assert_eq!(knowledge.member(&repo, &config), Some(true));
-        assert_eq!(knowledge.member(&repo, &digest), Some(true));
         let other: RepoName = "team/other".parse().unwrap();
         assert_eq!(knowledge.member(&other, &config), None);
     }

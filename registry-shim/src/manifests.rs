@@ -25,6 +25,8 @@ use crate::shelf::refusal;
 use crate::shim::{Here, Shim, absent};
 use crate::trackers::Tiers;
 
+/// How long origins are asked for a tag before it is answered from memory.
+const STALE_AFTER: Duration = Duration::from_secs(1);
 /// A manifest is answered this long after it came even if it is not stored yet.
 const KEPT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -36,10 +38,12 @@ impl Shim {
         reference: &Reference,
         accept: &[HeaderValue],
     ) -> Result<StoredManifest, RegistryError> {
-        match reference {
-            Reference::Tag(tag) => self.tagged(repo, tag, accept).await,
-            Reference::Digest(digest) => self.by_digest(repo, digest, accept).await,
-        }
+        let (manifest, outcome) = match reference {
+            Reference::Tag(tag) => self.tagged(repo, tag, accept).await?,
+            Reference::Digest(digest) => self.by_digest(repo, digest, accept).await?,
+        };
+        self.around.metrics.pulled(Kind::manifest, outcome);
+        Ok(manifest)
     }
 
     async fn tagged(
@@ -47,22 +51,25 @@ impl Shim {
         repo: &RepoName,
         tag: &Tag,
         accept: &[HeaderValue],
-    ) -> Result<StoredManifest, RegistryError> {
+    ) -> Result<(StoredManifest, Outcome), RegistryError> {
         let remembered = self.tags.recall(repo, tag);
-        // Docker never retries a manifest, so it is retried here; but with an answer of last
-        // resort at hand, once is enough.
+        // Docker never retries a manifest, so it is retried here; less with an answer of last
+        // resort at hand, but one broken connection must not make a tag stale.
         let patience = match remembered {
-            Some(_) => Duration::ZERO,
+            Some(_) => self.around.patience.manifest.min(STALE_AFTER),
             None => self.around.patience.manifest,
         };
         let reference = Reference::Tag(tag.clone());
         match self.ask_manifest(repo, &reference, accept, patience).await {
             Verdict::Found((manifest, origin)) => {
-                self.took(repo, &manifest, &origin).await;
-                if let Err(error) = self.tags.remember(repo, tag, &manifest.digest).await {
+                let (_, remembered) = tokio::join!(
+                    self.took(repo, &manifest, &origin),
+                    self.tags.remember(repo, tag, &manifest.digest)
+                );
+                if let Err(error) = remembered {
                     tracing::warn!("cannot remember that {repo}:{tag} was seen: {error}");
                 }
-                Ok(manifest)
+                Ok((manifest, Outcome::origin))
             }
             Verdict::Absent { .. } => {
                 if let Err(error) = self.tags.forget(repo, tag).await {
@@ -76,10 +83,9 @@ impl Shim {
                 let Some(digest) = remembered else {
                     return Err(tried.unavailable(&format!("{repo}:{tag}")));
                 };
-                tracing::info!("no herd answers; {repo}:{tag} is {digest}, as last seen");
-                let manifest = self.by_digest(repo, &digest, accept).await?;
-                self.around.metrics.pulled(Kind::manifest, Outcome::memory);
-                Ok(manifest)
+                tracing::warn!("no herd answers; {repo}:{tag} is {digest}, as last seen");
+                let (manifest, _) = self.by_digest(repo, &digest, accept).await?;
+                Ok((manifest, Outcome::memory))
             }
         }
     }
@@ -89,7 +95,7 @@ impl Shim {
         repo: &RepoName,
         digest: &Digest,
         accept: &[HeaderValue],
-    ) -> Result<StoredManifest, RegistryError> {
+    ) -> Result<(StoredManifest, Outcome), RegistryError> {
         let unknown = ErrorCode::ManifestUnknown;
         if let Some(manifest) = self.local_manifest(digest).await {
             self.permit(repo, digest, unknown, |origin| async move {
@@ -97,22 +103,20 @@ impl Shim {
             })
             .await?;
             self.learn(repo, &manifest);
-            self.around.metrics.pulled(Kind::manifest, Outcome::local);
-            return Ok(manifest);
+            return Ok((manifest, Outcome::local));
         }
         let reference = Reference::Digest(digest.clone());
         let once = Duration::ZERO;
         match self.ask_manifest(repo, &reference, accept, once).await {
             Verdict::Found((manifest, origin)) => {
                 self.took(repo, &manifest, &origin).await;
-                Ok(manifest)
+                Ok((manifest, Outcome::origin))
             }
             Verdict::Absent { .. } => Err(absent(unknown, repo, &format!("manifest {digest}"))),
             Verdict::Denied(error) => Err(error),
             Verdict::Unreachable(_) => {
                 let manifest = self.manifest_from_swarm(repo, digest).await?;
-                self.around.metrics.pulled(Kind::manifest, Outcome::swarm);
-                Ok(manifest)
+                Ok((manifest, Outcome::swarm))
             }
         }
     }
@@ -138,7 +142,7 @@ impl Shim {
         manifest: &StoredManifest,
         from: &Arc<Origin>,
     ) {
-        self.around.metrics.pulled(Kind::manifest, Outcome::origin);
+        self.knowledge.note_member(repo, &manifest.digest, true);
         self.learn(repo, manifest);
         let name = manifest.digest.torrent_name();
         if self.around.shelf.store().get(&name).is_some() {
@@ -157,6 +161,8 @@ impl Shim {
         }
     }
 
+    /// What a manifest says of its content; and, if an origin confirmed that it is of that
+    /// repository, where that content may be read.
     fn learn(&self, repo: &RepoName, manifest: &StoredManifest) {
         match Manifest::parse(&manifest.bytes, Some(&manifest.media_type)) {
             Ok(parsed) => self
@@ -215,7 +221,7 @@ impl Shim {
                 if metainfo.info.geometry().length() == length =>
             {
                 let herd = &from.herd().registry;
-                let trackers = self.trackers.of_torrent(herd, &metainfo.trackers).await;
+                let trackers = self.trackers.of_torrent(herd, &metainfo.trackers);
                 Some((metainfo.info, trackers))
             }
             answer => {
@@ -239,7 +245,7 @@ impl Shim {
         let mut verifier = digest.verifier();
         verifier.update(&bytes);
         if verifier.finish() != *digest {
-            self.discard_rotten(digest).await;
+            self.discard_damaged(digest).await;
             return None;
         }
         let parsed = Manifest::parse(&bytes, None).ok()?;
@@ -248,20 +254,6 @@ impl Shim {
             media_type: parsed.media_type,
             bytes,
         })
-    }
-
-    /// What the disk gives back is not what was stored: it is removed, to be fetched again.
-    async fn discard_rotten(&self, digest: &Digest) {
-        tracing::warn!("the stored copy of {digest} is damaged; it is removed and fetched again");
-        let shelf = &self.around.shelf;
-        let name = digest.torrent_name();
-        let turn = shelf.turn(&name).await;
-        let Some(stored) = shelf.store().get(&name) else {
-            return;
-        };
-        if let Err(error) = shelf.discard(&name, stored.info_hash, &turn).await {
-            tracing::warn!("cannot remove the damaged copy of {digest}: {error}");
-        }
     }
 
     /// The manifest from its peers, no origin being reachable.

@@ -4,13 +4,14 @@
 //! begun again before the engine has let go of it (its live torrent would write into a file
 //! that is gone). A name's begin, put and eviction therefore take turns.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use leecher::content::Content;
 use leecher::store::{StoreError, Stored};
 use leecher::{Engine, Library, LocalStore};
@@ -21,6 +22,8 @@ use torrents::{Info, InfoHash};
 use crate::files::blocking;
 use crate::metrics::Metrics;
 
+/// Evictions under way at once.
+const EVICT_AT_ONCE: usize = 32;
 /// Left free on the disk for everything else that writes there.
 const RESERVE: u64 = 64 << 20;
 
@@ -61,6 +64,8 @@ pub(crate) struct Shelf {
     /// How many read each name.
     pins: Mutex<HashMap<String, usize>>,
     turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Complete content that could not be read.
+    suspects: Mutex<HashSet<String>>,
     /// Held while room is made: two that need room must not count the same bytes.
     room: tokio::sync::Mutex<()>,
 }
@@ -100,6 +105,7 @@ impl Shelf {
             metrics,
             pins: Mutex::new(HashMap::new()),
             turns: Mutex::new(HashMap::new()),
+            suspects: Mutex::new(HashSet::new()),
             room: tokio::sync::Mutex::new(()),
         })
     }
@@ -187,8 +193,15 @@ impl Shelf {
             self.engine.forget(info_hash).await;
         }
         let store = self.store.clone();
-        let name = name.to_owned();
-        blocking(move || store.remove(&name)).await
+        let removed = name.to_owned();
+        blocking(move || store.remove(&removed)).await?;
+        self.suspects().remove(name);
+        Ok(())
+    }
+
+    /// Whether the content failed to be read since it was stored.
+    pub(crate) fn is_suspect(&self, name: &str) -> bool {
+        self.suspects().contains(name)
     }
 
     /// Evicts what was used longest ago until `need` more bytes fit under the capacity and on
@@ -203,7 +216,10 @@ impl Shelf {
         let _room = self.room.lock().await;
         if let Some(capacity) = self.capacity {
             let keep = capacity.saturating_sub(promised.length.saturating_add(need));
-            self.evict_down_to(keep, spare).await;
+            if self.store.used() > keep {
+                self.drop_leftovers(spare).await;
+                self.evict_down_to(keep, spare).await;
+            }
         }
         let wanted = need
             .saturating_add(promised.unwritten)
@@ -251,11 +267,11 @@ impl Shelf {
     }
 
     async fn evict_down_to(&self, keep: u64, spare: &str) {
-        for stored in self.store.over(keep) {
-            if stored.name != spare {
-                self.evict(&stored).await;
-            }
-        }
+        // Side by side: each may wait for a tracker that does not answer.
+        let going = self.store.over(keep);
+        stream::iter(going.iter().filter(|stored| stored.name != spare))
+            .for_each_concurrent(EVICT_AT_ONCE, |stored| self.evict(stored))
+            .await;
     }
 
     async fn evict(&self, stored: &Stored) {
@@ -289,8 +305,19 @@ impl Shelf {
             })
     }
 
+    fn suspects(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pins(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pin {
+    /// The content could not be read: the next who wants it shall fetch it again.
+    pub(crate) fn suspect(&self) {
+        self.shelf.suspects().insert(self.name.clone());
     }
 }
 

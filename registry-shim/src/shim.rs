@@ -116,26 +116,55 @@ impl Shim {
             let blob = SwarmBlob::new(fetch.clone(), metrics, shelf.pin(&name));
             return Ok(Some(Here::Growing(Arc::new(blob), fetch)));
         }
-        let Some((stored, pin)) = shelf.find(&name) else {
-            return match self.trouble(digest) {
-                Some(error) => Err(error),
-                None => Ok(None),
-            };
-        };
+        if let Some(blob) = self.open_whole(digest).await {
+            return Ok(Some(Here::Whole(Arc::new(blob))));
+        }
+        match self.trouble(digest) {
+            Some(error) => Err(error),
+            None => Ok(None),
+        }
+    }
+
+    /// Complete content of the store, open. `None` also when it is there and cannot be opened
+    /// or failed to be read lately: then it is as good as missing.
+    pub(crate) async fn open_whole(&self, digest: &Digest) -> Option<LocalBlob> {
+        let shelf = &self.around.shelf;
+        let name = digest.torrent_name();
+        if shelf.is_suspect(&name) {
+            self.discard_damaged(digest).await;
+        }
+        let (stored, pin) = shelf.find(&name)?;
         let store = shelf.store().clone();
         let length = stored.length;
         let opened = blocking(move || {
-            let info = store.info(&name).ok().flatten()?;
-            Content::complete(&stored.path, &info).ok()
+            let info = store.info(&name).map_err(|error| error.to_string())?;
+            let info = info.ok_or("its torrent is missing")?;
+            Content::complete(&stored.path, &info).map_err(|error| error.to_string())
         });
-        // Content that vanished since (an eviction, an operator) is downloaded again.
-        let Some(content) = opened.await else {
-            tracing::warn!(%digest, "complete content cannot be opened; it is fetched again");
-            return Ok(None);
+        match opened.await {
+            Ok(content) => {
+                let metrics = self.around.metrics.clone();
+                Some(LocalBlob::new(content, length, metrics, pin))
+            }
+            Err(why) => {
+                tracing::warn!("the stored copy of {digest} is fetched again: {why}");
+                None
+            }
+        }
+    }
+
+    /// What the disk gives back is not what was stored: it is removed, to be fetched again.
+    pub(crate) async fn discard_damaged(&self, digest: &Digest) {
+        tracing::warn!("the stored copy of {digest} is damaged; it is removed and fetched again");
+        let shelf = &self.around.shelf;
+        let name = digest.torrent_name();
+        let turn = shelf.turn(&name).await;
+        let Some(stored) = shelf.store().get(&name) else {
+            return;
         };
-        let metrics = self.around.metrics.clone();
-        let blob = LocalBlob::new(content, length, metrics, pin);
-        Ok(Some(Here::Whole(Arc::new(blob))))
+        if let Err(error) = shelf.discard(&name, stored.info_hash, &turn).await {
+            tracing::warn!("cannot remove the damaged copy of {digest}: {error}");
+        }
     }
 
     /// The empty blob is known to everybody and is in no swarm.

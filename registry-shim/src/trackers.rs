@@ -47,16 +47,24 @@ pub(crate) struct Trackers {
     herds: Vec<(String, Vec<String>)>,
     /// Announce addresses configured beside the herds.
     others: Vec<String>,
-    /// Herd registry address → announce addresses its torrents named last.
-    learnt: Mutex<BTreeMap<String, Vec<String>>>,
+    learnt: Mutex<Learnt>,
     path: PathBuf,
+}
+
+/// What torrents named.
+#[derive(Debug, Default)]
+struct Learnt {
+    /// Herd registry address → announce addresses its torrents named last.
+    of: BTreeMap<String, Vec<String>>,
+    /// The file does not say so yet.
+    unsaved: bool,
 }
 
 impl Trackers {
     /// Reads what earlier runs learnt; a file that cannot be read is as good as none. Blocking.
     pub(crate) fn open(config: &Config, client: reqwest::Client) -> Self {
         let path = config.data.join("trackers.json");
-        let learnt = std::fs::read(&path)
+        let of = std::fs::read(&path)
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();
@@ -70,7 +78,7 @@ impl Trackers {
                 .map(|herd| (herd.registry.to_string(), announces(&herd.trackers)))
                 .collect(),
             others: announces(&config.trackers),
-            learnt: Mutex::new(learnt),
+            learnt: Mutex::new(Learnt { of, unsaved: false }),
             path,
         }
     }
@@ -81,42 +89,47 @@ impl Trackers {
         let learnt = self.learnt();
         let mut flat: Vec<&String> = Vec::new();
         for (herd, configured) in &self.herds {
-            flat.extend(learnt.get(herd).unwrap_or(configured));
+            flat.extend(learnt.of.get(herd).unwrap_or(configured));
         }
         flat.extend(&self.others);
         tiers(flat)
     }
 
-    /// Where a torrent of that herd is announced, remembering what it says.
-    pub(crate) async fn of_torrent(&self, herd: &Url, named: &[Vec<String>]) -> Tiers {
+    /// Where a torrent of that herd is announced, remembering what it says. The file is
+    /// written by [`Self::save`]: a pull does not wait for a disk to sync.
+    pub(crate) fn of_torrent(&self, herd: &Url, named: &[Vec<String>]) -> Tiers {
         let named: Vec<String> = named.iter().flatten().take(MAX_LEARNT).cloned().collect();
         if named.is_empty() {
             return self.tiers();
         }
-        if let Some(text) = self.learn(herd, &named) {
-            let path = self.path.clone();
-            let write = move || files::replace(&path, &text);
-            if let Err(error) = files::blocking(write).await {
-                let path = self.path.display();
-                tracing::warn!("cannot remember trackers: {path}: {error}");
-            }
+        let mut learnt = self.learnt();
+        if learnt.of.get(herd.as_str()) != Some(&named) {
+            // Herds of former configurations would otherwise stay for ever.
+            learnt
+                .of
+                .retain(|known, _| self.herds.iter().any(|(herd, _)| herd == known));
+            learnt.of.insert(herd.to_string(), named.clone());
+            learnt.unsaved = true;
         }
+        drop(learnt);
         tiers(named.iter().chain(&self.others).collect())
     }
 
-    /// The text to store, if anything is new.
-    fn learn(&self, herd: &Url, named: &[String]) -> Option<Vec<u8>> {
-        let mut learnt = self.learnt();
-        if learnt
-            .get(herd.as_str())
-            .is_some_and(|known| known == named)
-        {
-            return None;
+    /// Writes what was learnt since the last call.
+    pub(crate) async fn save(&self) {
+        let text = {
+            let mut learnt = self.learnt();
+            if !std::mem::take(&mut learnt.unsaved) {
+                return;
+            }
+            serde_json::to_vec_pretty(&learnt.of).unwrap_or_default()
+        };
+        let path = self.path.clone();
+        let write = move || files::replace(&path, &text);
+        if let Err(error) = files::blocking(write).await {
+            let path = self.path.display();
+            tracing::warn!("cannot remember trackers: {path}: {error}");
         }
-        // Herds of former configurations would otherwise stay for ever.
-        learnt.retain(|known, _| self.herds.iter().any(|(herd, _)| herd == known));
-        learnt.insert(herd.to_string(), named.to_vec());
-        serde_json::to_vec_pretty(&*learnt).ok()
     }
 
     /// Asks every tracker for the swarm of a digest, all at once; the first that knows wins.
@@ -200,11 +213,11 @@ impl Trackers {
         let configured = self.herds.iter().flat_map(|(_, urls)| urls);
         let flat = configured
             .chain(&self.others)
-            .chain(learnt.values().flatten());
+            .chain(learnt.of.values().flatten());
         tiers(flat.collect()).into_iter().flatten().collect()
     }
 
-    fn learnt(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<String>>> {
+    fn learnt(&self) -> std::sync::MutexGuard<'_, Learnt> {
         self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -266,9 +279,10 @@ mod tests {
 
         let named = vec![vec!["http://10.0.0.1:15003/announce".to_owned()]];
         let herd = &config.herds[0].registry;
-        let of_torrent = trackers.of_torrent(herd, &named).await;
+        let of_torrent = trackers.of_torrent(herd, &named);
         assert_eq!(flat(of_torrent)[0], "http://10.0.0.1:15003/announce");
 
+        trackers.save().await;
         let again = Trackers::open(&config, reqwest::Client::new());
         assert_eq!(flat(again.tiers())[0], "http://10.0.0.1:15003/announce");
         let digest = Digest::sha256_of(b"x");

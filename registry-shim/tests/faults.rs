@@ -361,6 +361,45 @@ async fn a_damaged_manifest_is_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_damaged_blob_is_fetched_again() {
+    let world = World::new().await;
+    let layer = noise(43, MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    let agent = world.agent("agent").await;
+    agent.blob("team/app", &digest).await.bytes().await.unwrap();
+    agent
+        .until(&digest, |b| b.phase == BlobPhase::Complete)
+        .await;
+    let stored = world.dir.path().join("agent/content/complete");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(stored.join(digest.torrent_name()));
+    file.unwrap().set_len(1000).unwrap();
+    let body = agent.blob("team/app", &digest).await.bytes();
+    assert!(timeout(DEADLINE, body).await.unwrap().unwrap() == layer);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_the_origin_is_still_fetching_has_headers_at_once_and_a_body_later() {
+    let world = World::new().await;
+    let layer = noise(44, MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    world.origin.table.growing.store(true, Ordering::SeqCst);
+    let agent = world.agent("agent").await;
+    let response = timeout(DEADLINE, agent.blob("team/app", &digest))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.content_length(), Some(layer.len() as u64));
+    assert!(agent.blob_status(&digest).await.is_none());
+    world.origin.table.growing.store(false, Ordering::SeqCst);
+    let body = timeout(DEADLINE, response.bytes()).await.unwrap().unwrap();
+    assert!(body == layer);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn small_blobs_come_from_the_origin_by_http_and_are_seeded_all_the_same() {
     let world = World::new().await;
     let layer = noise(41, 5000);

@@ -44,6 +44,8 @@ pub struct Table {
     pub broken: AtomicBool,
     /// Answers wait until this is false.
     pub hanging: AtomicBool,
+    /// Blobs are still being fetched by the origin itself.
+    pub growing: AtomicBool,
     pub torrents_asked: AtomicU64,
     pub manifests_asked: AtomicU64,
     pub heads_asked: AtomicU64,
@@ -268,9 +270,13 @@ impl Table {
     fn torrent(&self, digest: &Digest, query: &str) -> Response {
         self.torrents_asked.fetch_add(1, Ordering::SeqCst);
         let repo = query.strip_prefix("repo=").unwrap();
-        let Some((_, info)) = self.member(repo, digest) else {
+        let Some((bytes, info)) = self.member(repo, digest) else {
             return unknown(ErrorCode::BlobUnknown);
         };
+        if self.growing.load(Ordering::SeqCst) {
+            let length = [(origin_api::LENGTH_HEADER, bytes.len().to_string())];
+            return (StatusCode::ACCEPTED, length).into_response();
+        }
         let info = self
             .lies
             .lock()
