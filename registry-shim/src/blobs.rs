@@ -271,9 +271,14 @@ impl Shim {
         self.knowledge.note_size(digest, length);
         // Before anything can fail: an eviction that makes room must spare this one.
         let pin = shelf.pin(&name);
+        // A torrent that is live without a download here seeds a file that is no longer what
+        // it was: it must not be joined.
+        let hash = source.info.hash();
+        if self.engine.torrent(hash).is_some() {
+            self.engine.forget(hash).await;
+        }
         let trackers = source.trackers.clone();
         let torrent = self.download(&name, source).await?;
-        let hash = torrent.info().hash();
         let record = self
             .ledger
             .open(Record::new(digest, repo, hash, length, asked));

@@ -367,14 +367,16 @@ async fn a_damaged_blob_is_fetched_again() {
     let digest = world.blob("team/app", layer.clone()).await;
     let agent = world.agent("agent").await;
     agent.blob("team/app", &digest).await.bytes().await.unwrap();
-    agent
-        .until(&digest, |b| b.phase == BlobPhase::Complete)
-        .await;
     let stored = world.dir.path().join("agent/content/complete");
-    let file = std::fs::File::options()
-        .write(true)
-        .open(stored.join(digest.torrent_name()));
-    file.unwrap().set_len(1000).unwrap();
+    let stored = stored.join(digest.torrent_name());
+    let committed = async {
+        while !stored.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(DEADLINE, committed).await.unwrap();
+    let file = std::fs::File::options().write(true).open(&stored).unwrap();
+    file.set_len(1000).unwrap();
     let body = agent.blob("team/app", &digest).await.bytes();
     assert!(timeout(DEADLINE, body).await.unwrap().unwrap() == layer);
     agent.agent.shutdown().await;
