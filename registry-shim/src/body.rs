@@ -1,133 +1,150 @@
 //! Bodies: complete content from a file, and content that is read while it is downloaded.
 //!
 //! Bytes leave here only if they are verified: complete content was when it was stored; of a
-//! download, each piece is before the reader may see it, and the last bytes wait until the
-//! digest of the whole is right. Reads come from the page cache on the runtime's thread, and
-//! from the disk on a blocking one.
+//! download, each piece is before a reader may see it, and the last bytes wait until the
+//! digest of the whole is right.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use leecher::Reader;
 use leecher::content::Content;
-use oci::{Blob, BlobError, BlobStream, RegistryError};
+use oci::chunks::{Chunk, ChunkPool};
+use oci::growing::{GrowingBlob, Source, SourceReader};
+use oci::{Blob, BlobError, BlobStream, FileBlob, RegistryError};
 
 use crate::fetch::{Fetch, Reading};
 use crate::files::blocking;
 use crate::metrics::Metrics;
 use crate::shelf::Pin;
 
-/// Given to the connection at once: large enough to be cheap, small enough that a thousand
-/// readers fit in memory.
-const CHUNK: u64 = 512 << 10;
-
-/// The empty blob: it has no torrent and needs none.
-#[derive(Debug)]
-pub(crate) struct EmptyBlob;
-
 /// A blob of which only the headers are asked.
 #[derive(Debug)]
 pub(crate) struct HeadOnly(pub(crate) u64);
-
-/// Complete content.
-#[derive(Debug)]
-pub(crate) struct LocalBlob {
-    content: Arc<Content>,
-    length: u64,
-    metrics: Arc<Metrics>,
-    /// Not evicted while it is read.
-    pin: Pin,
-}
-
-/// Content that is being downloaded.
-#[derive(Debug)]
-pub(crate) struct SwarmBlob {
-    fetch: Arc<Fetch>,
-    metrics: Arc<Metrics>,
-    _pin: Pin,
-}
-
-impl LocalBlob {
-    pub(crate) fn new(content: Content, length: u64, metrics: Arc<Metrics>, pin: Pin) -> Self {
-        Self {
-            content: Arc::new(content),
-            length,
-            metrics,
-            pin,
-        }
-    }
-}
-
-impl SwarmBlob {
-    pub(crate) fn new(fetch: Arc<Fetch>, metrics: Arc<Metrics>, pin: Pin) -> Self {
-        Self {
-            fetch,
-            metrics,
-            _pin: pin,
-        }
-    }
-}
-
-impl Blob for EmptyBlob {
-    fn length(&self) -> u64 {
-        0
-    }
-    fn stream(self: Arc<Self>, _: Range<u64>) -> BlobStream {
-        Box::pin(stream::empty())
-    }
-}
 
 impl Blob for HeadOnly {
     fn length(&self) -> u64 {
         self.0
     }
+
     fn stream(self: Arc<Self>, _: Range<u64>) -> BlobStream {
         let error = BlobError("only the headers were asked for".into());
         Box::pin(stream::once(async { Err(error) }))
     }
 }
 
+/// Complete content.
+#[derive(Debug)]
+pub(crate) struct LocalBlob {
+    file: Arc<FileBlob>,
+    metrics: Arc<Metrics>,
+    /// Not evicted while it is read.
+    pin: Arc<Pin>,
+}
+
+impl LocalBlob {
+    pub(crate) fn new(file: FileBlob, metrics: Arc<Metrics>, pin: Pin) -> Self {
+        Self {
+            file: Arc::new(file),
+            metrics,
+            pin: Arc::new(pin),
+        }
+    }
+}
+
 impl Blob for LocalBlob {
     fn length(&self) -> u64 {
-        self.length
+        self.file.length()
     }
 
     fn stream(self: Arc<Self>, range: Range<u64>) -> BlobStream {
-        Box::pin(stream::try_unfold(
-            (self, range.start),
-            move |(blob, at)| async move {
-                if at >= range.end {
-                    return Ok(None);
-                }
-                let read = read(&blob.content, at, range.end).await;
-                let bytes = read.inspect_err(|_| blob.pin.suspect())?;
-                blob.metrics.served.inc_by(bytes.len() as u64);
-                let at = at + bytes.len() as u64;
-                Ok(Some((bytes, (blob, at))))
-            },
-        ))
+        let bytes = self.file.clone().stream(range);
+        let counted = bytes.inspect(move |item| match item {
+            Ok(bytes) => drop(self.metrics.served.inc_by(bytes.len() as u64)),
+            Err(_) => self.pin.suspect(),
+        });
+        counted.boxed()
+    }
+}
+
+/// Content that is being downloaded.
+#[derive(Debug)]
+pub(crate) struct SwarmBlob {
+    growing: Arc<GrowingBlob<Swarm>>,
+    metrics: Arc<Metrics>,
+    /// Not evicted while it is read, when it is complete at last.
+    _pin: Pin,
+}
+
+impl SwarmBlob {
+    pub(crate) fn new(fetch: Arc<Fetch>, metrics: Arc<Metrics>, pin: Pin) -> Self {
+        let swarm = Swarm {
+            fetch,
+            metrics: metrics.clone(),
+        };
+        Self {
+            growing: Arc::new(GrowingBlob(swarm)),
+            metrics,
+            _pin: pin,
+        }
     }
 }
 
 impl Blob for SwarmBlob {
     fn length(&self) -> u64 {
-        self.fetch.length()
+        self.growing.length()
     }
 
     fn stream(self: Arc<Self>, range: Range<u64>) -> BlobStream {
-        let body = Body {
+        let bytes = self.growing.clone().stream(range);
+        let counted = bytes.inspect(move |item| {
+            if let Ok(bytes) = item {
+                self.metrics.served.inc_by(bytes.len() as u64);
+            }
+        });
+        counted.boxed()
+    }
+
+    fn trouble(&self) -> Option<RegistryError> {
+        self.growing.trouble()
+    }
+}
+
+/// A download as a source of verified bytes.
+#[derive(Debug)]
+struct Swarm {
+    fetch: Arc<Fetch>,
+    metrics: Arc<Metrics>,
+}
+
+/// One reader of a download.
+struct SwarmReader {
+    fetch: Arc<Fetch>,
+    metrics: Arc<Metrics>,
+    /// Steers the swarm to what is read next, while it lives.
+    reader: Reader,
+    pool: ChunkPool,
+    _reading: Reading,
+}
+
+impl Source for Swarm {
+    type Reader = SwarmReader;
+
+    fn length(&self) -> u64 {
+        self.fetch.length()
+    }
+
+    fn reader(&self, _: Range<u64>) -> SwarmReader {
+        SwarmReader {
             reader: self.fetch.torrent().reader(),
             _reading: self.fetch.reading(),
-            at: range.start,
-            ready: range.start,
-            end: range.end,
-            blob: self,
-        };
-        Box::pin(stream::try_unfold(body, |mut body| async move {
-            Ok(body.next().await?.map(|bytes| (bytes, body)))
-        }))
+            pool: ChunkPool::new(),
+            fetch: self.fetch.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     fn trouble(&self) -> Option<RegistryError> {
@@ -135,68 +152,45 @@ impl Blob for SwarmBlob {
     }
 }
 
-/// One reader of a download.
-struct Body {
-    blob: Arc<SwarmBlob>,
-    /// Steers the swarm to what is read next, while it lives.
-    reader: Reader,
-    _reading: Reading,
-    at: u64,
-    /// Verified without a gap from `at` to here.
-    ready: u64,
-    end: u64,
-}
-
-impl Body {
-    async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
-        if self.at >= self.end {
-            return Ok(None);
-        }
-        if self.at >= self.ready {
-            self.ready = self.wait().await?;
-        }
-        let fetch = &self.blob.fetch;
-        let bytes = read(fetch.content(), self.at, self.ready).await?;
-        fetch.record().first_byte(&self.blob.metrics);
-        self.blob.metrics.served.inc_by(bytes.len() as u64);
-        self.at += bytes.len() as u64;
-        Ok(Some(bytes))
-    }
-
-    /// Waits for the next byte; returns where the verified run from it ends.
-    async fn wait(&mut self) -> Result<u64, BlobError> {
-        let fetch = &self.blob.fetch;
-        let open = self.end.min(fetch.held_from());
-        if self.at >= open {
-            fetch.verdict().await?;
-            return Ok(self.end);
+#[async_trait]
+impl SourceReader for SwarmReader {
+    async fn ready(&mut self, range: Range<u64>) -> Result<u64, BlobError> {
+        let open = range.end.min(self.fetch.held_from());
+        if range.start >= open {
+            self.fetch.verdict().await?;
+            return Ok(range.end);
         }
         tokio::select! {
             biased;
-            verdict = fetch.verdict() => verdict.map(|()| self.end),
-            ready = self.reader.ready(self.at..open) => match ready {
+            verdict = self.fetch.verdict() => verdict.map(|()| range.end),
+            ready = self.reader.ready(range.start..open) => match ready {
                 Ok(to) => {
-                    fetch.saw_verified(self.at, to);
+                    self.fetch.saw_verified(range.start, to);
                     Ok(to)
                 }
                 Err(error) => Err(BlobError(error.to_string().into())),
             },
         }
     }
+
+    async fn read(&mut self, range: Range<u64>) -> Result<Bytes, BlobError> {
+        let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let chunk = self.pool.take(length);
+        let chunk = read(self.fetch.content(), range.start, chunk).await?;
+        self.fetch.record().first_byte(&self.metrics);
+        Ok(chunk.freeze())
+    }
 }
 
-/// Some of the bytes from `at`, at least one, at most to `end`.
-async fn read(content: &Arc<Content>, at: u64, end: u64) -> Result<Bytes, BlobError> {
-    let length = usize::try_from(CHUNK.min(end - at)).unwrap_or(usize::MAX);
-    let mut buffer = vec![0; length];
-    let cached = content.read_cached(at, &mut buffer).unwrap_or(0);
-    if cached > 0 {
-        buffer.truncate(cached);
-        return Ok(buffer.into());
+/// Fills the chunk: from the page cache on the runtime's thread, from the disk on another.
+async fn read(content: &Arc<Content>, at: u64, mut chunk: Chunk) -> Result<Chunk, BlobError> {
+    let cached = content.read_cached(at, &mut chunk).unwrap_or(0);
+    if cached == chunk.len() {
+        return Ok(chunk);
     }
     let content = content.clone();
-    blocking(move || content.read_at(at, &mut buffer).map(|()| buffer))
+    let rest = at + cached as u64;
+    blocking(move || content.read_at(rest, &mut chunk[cached..]).map(|()| chunk))
         .await
-        .map(Bytes::from)
         .map_err(|error| BlobError(format!("cannot read the local store: {error}").into()))
 }

@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use leecher::Engine;
-use leecher::content::Content;
-use oci::{Blob, Digest, ErrorCode, Flights, RegistryError, RepoName};
+use oci::{Blob, BytesBlob, Digest, ErrorCode, FileBlob, Flights, RegistryError, RepoName};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::body::{EmptyBlob, LocalBlob, SwarmBlob};
+use crate::body::{LocalBlob, SwarmBlob};
 use crate::config::Config;
 use crate::fetch::{Fetch, Surroundings};
 use crate::files::blocking;
@@ -134,17 +134,15 @@ impl Shim {
             self.discard_damaged(digest).await;
         }
         let (stored, pin) = shelf.find(&name)?;
-        let store = shelf.store().clone();
-        let length = stored.length;
-        let opened = blocking(move || {
-            let info = store.info(&name).map_err(|error| error.to_string())?;
-            let info = info.ok_or("its torrent is missing")?;
-            Content::complete(&stored.path, &info).map_err(|error| error.to_string())
+        let opened = blocking(move || match FileBlob::open(&stored.path) {
+            Ok(file) if file.length() == stored.length => Ok(file),
+            Ok(file) => Err(format!("its file is {} bytes long", file.length())),
+            Err(error) => Err(error.to_string()),
         });
         match opened.await {
-            Ok(content) => {
+            Ok(file) => {
                 let metrics = self.around.metrics.clone();
-                Some(LocalBlob::new(content, length, metrics, pin))
+                Some(LocalBlob::new(file, metrics, pin))
             }
             Err(why) => {
                 tracing::warn!("the stored copy of {digest} is fetched again: {why}");
@@ -170,7 +168,7 @@ impl Shim {
     /// The empty blob is known to everybody and is in no swarm.
     pub(crate) fn empty(digest: &Digest) -> Option<Arc<dyn Blob>> {
         let nothing = digest.verifier().finish();
-        (nothing == *digest).then(|| Arc::new(EmptyBlob) as Arc<dyn Blob>)
+        (nothing == *digest).then(|| Arc::new(BytesBlob(Bytes::new())) as Arc<dyn Blob>)
     }
 
     /// Whether local content may be served through that repository. An origin is asked once
