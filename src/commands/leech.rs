@@ -1,0 +1,266 @@
+//! `swell leech`: a plain BEP-3 client. The engine alone, without a registry in sight.
+
+use std::io::IsTerminal;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use indicatif::ProgressBar;
+use leecher::{Config, Content, Download, Engine, Library, OpenGate, Torrent, TorrentStatus};
+use tokio_util::sync::CancellationToken;
+use torrents::{Info, InfoHash, Metainfo, PeerId};
+use url::Url;
+
+use super::torrent;
+use crate::cli::LeechArgs;
+use crate::net;
+use crate::report::{Failure, line};
+use crate::signals;
+use crate::units::Size;
+
+/// Runs the command.
+pub(crate) async fn run(args: LeechArgs) -> Result<ExitCode, Failure> {
+    let stop = signals::stop_token();
+    let metainfo = load(&args.torrent).await?;
+    let content = open(args.output.clone(), metainfo.info.clone(), stop.clone()).await?;
+    let engine = start_engine(&args, &metainfo).await?;
+    let outcome = transfer(&args, metainfo, content.clone(), &engine, &stop).await;
+    engine.shutdown().await;
+    // What was verified stays known, whatever ended the work.
+    let synced = tokio::task::spawn_blocking(move || content.sync()).await;
+    let code = outcome?;
+    match synced {
+        Ok(Ok(())) => Ok(code),
+        Ok(Err(error)) => Err(Failure::new(format!(
+            "cannot finish {}: {error}",
+            args.output.display()
+        ))),
+        Err(error) => Err(Failure::from_error(&error)),
+    }
+}
+
+async fn load(source: &str) -> Result<Metainfo, Failure> {
+    match Url::parse(source) {
+        Ok(url) if url.scheme() == "http" => fetch(url).await,
+        Ok(url) if url.scheme() == "https" => Err(Failure::usage(format!(
+            "cannot fetch {url}: only http:// is supported"
+        ))
+        .hint("download the .torrent with another tool and name the file")),
+        _ => torrent::read(Path::new(source)),
+    }
+}
+
+async fn fetch(url: Url) -> Result<Metainfo, Failure> {
+    const MAX: usize = 10 << 20;
+    let failed = |error: reqwest::Error| {
+        Failure::from_error(&error).hint("is the address right, and the herd up?")
+    };
+    let client = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .timeout(Duration::from_secs(30))
+        .build()
+        .map_err(failed)?;
+    let mut reply = client
+        .get(url.clone())
+        .send()
+        .await
+        .and_then(reqwest::Response::error_for_status)
+        .map_err(failed)?;
+    let mut body = Vec::new();
+    while let Some(chunk) = reply.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > MAX {
+            return Err(Failure::new(format!(
+                "{url} is larger than a .torrent can be"
+            )));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    torrent::parse(&body, url.as_str())
+}
+
+/// Opens the output, checking what is there already.
+async fn open(dir: PathBuf, info: Info, stop: CancellationToken) -> Result<Arc<Content>, Failure> {
+    let length = info.geometry().length();
+    let bar = torrent::bar(length, "checking");
+    let shown = dir.display().to_string();
+    let opening = tokio::task::spawn_blocking(move || {
+        let content = Content::output(&dir, &info, |checked| bar.set_position(checked));
+        bar.finish_and_clear();
+        content
+    });
+    tokio::select! {
+        opened = opening => match opened {
+            Ok(Ok(content)) => Ok(Arc::new(content)),
+            Ok(Err(error)) => Err(Failure::new(format!("cannot write to {shown}: {error}"))),
+            Err(error) => Err(Failure::from_error(&error)),
+        },
+        () = stop.cancelled() => Err(Failure::interrupted()),
+    }
+}
+
+async fn start_engine(args: &LeechArgs, metainfo: &Metainfo) -> Result<Engine, Failure> {
+    let config = Config {
+        listen: match args.listen {
+            Some(listen) => listen,
+            None => SocketAddr::new(listen_address(metainfo, &args.peer), 0),
+        },
+        peer_id: PeerId::generate(&mut rand::rng()),
+        upload_limit: args.upload_limit.map(|Size(bytes)| bytes),
+        download_limit: args.download_limit.map(|Size(bytes)| bytes),
+        ..Config::default()
+    };
+    Engine::start(config, Arc::new(NoLibrary), Arc::new(OpenGate))
+        .await
+        .map_err(|error| Failure::from_error(&error))
+}
+
+/// The address that routes to the first tracker or peer; every address when there is none.
+fn listen_address(metainfo: &Metainfo, peers: &[SocketAddr]) -> IpAddr {
+    let trackers = metainfo
+        .trackers
+        .iter()
+        .flatten()
+        .filter_map(|url| Url::parse(url).ok());
+    let hosts = trackers
+        .filter_map(|url| url.host_str().map(str::to_owned))
+        .chain(peers.iter().map(|peer| peer.ip().to_string()));
+    hosts
+        .filter_map(|host| net::address_towards(&host).ok())
+        .next()
+        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
+}
+
+/// One torrent is all there is.
+#[derive(Debug)]
+struct NoLibrary;
+
+#[async_trait]
+impl Library for NoLibrary {
+    async fn open(&self, _: InfoHash) -> Option<(Info, Arc<Content>)> {
+        None
+    }
+}
+
+async fn transfer(
+    args: &LeechArgs,
+    metainfo: Metainfo,
+    content: Arc<Content>,
+    engine: &Engine,
+    stop: &CancellationToken,
+) -> Result<ExitCode, Failure> {
+    let (length, name) = (
+        metainfo.info.geometry().length(),
+        metainfo.info.name().to_owned(),
+    );
+    let here = content.have().count();
+    let download = Download {
+        info: metainfo.info,
+        content,
+        trackers: metainfo.trackers,
+        web_seeds: if args.no_web_seed {
+            Vec::new()
+        } else {
+            metainfo.url_list
+        },
+        peers: args.peer.clone(),
+        eager_web_seed: false,
+    };
+    let began = Instant::now();
+    let torrent = engine
+        .download(download)
+        .await
+        .map_err(|error| Failure::from_error(&error))?;
+    let missing = !content_is_whole(&torrent, here);
+    let bar = torrent::bar(length, "fetching");
+    if missing {
+        tokio::select! {
+            outcome = watch(&torrent, &bar) => outcome?,
+            () = stop.cancelled() => { bar.abandon(); return Err(Failure::interrupted()); }
+        }
+        bar.finish_and_clear();
+    }
+    finished(args, &name, length, missing.then(|| began.elapsed()));
+    if args.seed {
+        if std::io::stderr().is_terminal() {
+            line(format_args!(
+                "seeding on {}; Ctrl-C ends it",
+                engine.local_addr()
+            ));
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            outcome = broken(&torrent) => return Err(outcome),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn content_is_whole(torrent: &Torrent, pieces: u32) -> bool {
+    pieces == torrent.info().geometry().pieces()
+}
+
+/// Shows progress until everything is verified.
+async fn watch(torrent: &Torrent, bar: &ProgressBar) -> Result<(), Failure> {
+    let mut progress = torrent.progress();
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    let finished = torrent.finished();
+    tokio::pin!(finished);
+    loop {
+        tokio::select! {
+            outcome = &mut finished => {
+                return outcome.map_err(|error| Failure::from_error(&error));
+            }
+            _ = tick.tick() => {
+                bar.set_position(progress.borrow_and_update().verified);
+                if !bar.is_hidden() && let Some(status) = torrent.status().await {
+                    bar.set_message(summary(&status));
+                }
+            }
+        }
+    }
+}
+
+fn summary(status: &TorrentStatus) -> String {
+    match (&status.note, status.peers.len()) {
+        (Some(note), 0) => format!("waiting ({note})"),
+        (_, peers) => format!("{peers} peers"),
+    }
+}
+
+/// Waits for the torrent to fail while it seeds.
+async fn broken(torrent: &Torrent) -> Failure {
+    let mut progress = torrent.progress();
+    while progress.changed().await.is_ok() {
+        if progress.borrow_and_update().phase == leecher::Phase::Failed {
+            break;
+        }
+    }
+    match torrent.finished().await {
+        Err(error) => Failure::from_error(&error),
+        Ok(()) => Failure::new("the torrent was closed"),
+    }
+}
+
+fn finished(args: &LeechArgs, name: &str, length: u64, took: Option<Duration>) {
+    let path = args.output.join(name);
+    match took {
+        None => line(format_args!(
+            "{} is complete ({})",
+            path.display(),
+            Size(length)
+        )),
+        Some(took) => {
+            let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+            let rate = Size(length.saturating_mul(1000) / millis);
+            line(format_args!(
+                "{} is complete: {} in {:.1} s, {rate}/s",
+                path.display(),
+                Size(length),
+                took.as_secs_f64()
+            ));
+        }
+    }
+}
