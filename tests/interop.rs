@@ -1,0 +1,212 @@
+//! Ordinary BitTorrent clients in our swarms, and our client in theirs, over the peer wire.
+
+#![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
+
+mod harness;
+
+use std::path::Path;
+use std::time::Duration;
+
+use harness::lab::{Host, Lab, Process};
+use harness::roles::{SWELL, foreign_content, herd, swell_ok, upload};
+use harness::{noise, sha256, within};
+use torrents::Metainfo;
+
+const LENGTH: usize = 7_654_321;
+
+/// The blob's `.torrent` without its web seeds, written where the host's clients find it; the
+/// web seed's port is closed to the host besides.
+fn torrent_without_web_seed(host: &Host, herd: &Host, digest: &str) -> String {
+    let url = format!("http://{}:15002/torrents/{digest}", herd.ip());
+    let (status, body) = host.get(&url).expect("the origin answers");
+    assert_eq!(status, 200);
+    let mut metainfo = Metainfo::parse(&body).unwrap();
+    assert!(
+        !metainfo.url_list.is_empty(),
+        "the origin names itself as a web seed"
+    );
+    metainfo.url_list.clear();
+    let path = host.dir().join("stripped.torrent");
+    std::fs::write(&path, metainfo.encode()).unwrap();
+    host.block_port(15002);
+    path.display().to_string()
+}
+
+fn assert_content(path: &Path, digest: &str) {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert_eq!(sha256(&bytes), digest, "{}", path.display());
+}
+
+/// Leeches with our client and checks the bytes.
+fn our_leecher_completes(host: &Host, torrent: &str, bytes: &[u8]) {
+    let out = host.dir().join("out").display().to_string();
+    let mut leech = host.spawn("leech", SWELL, &["leech", torrent, "--output", &out]);
+    leech.finished(Duration::from_secs(120));
+    assert_content(&Path::new(&out).join("content.bin"), &sha256(bytes));
+}
+
+#[test]
+fn aria2_leeches_from_our_seed() {
+    let lab = Lab::new(2);
+    let (one, two) = (lab.host(1), lab.host(2));
+    let _herd = herd(one);
+    let digest = upload(one, &noise(1, LENGTH));
+    let torrent = torrent_without_web_seed(two, one, &digest);
+    let out = two.dir().join("out").display().to_string();
+    let mut aria2 = two.spawn(
+        "aria2",
+        "aria2c",
+        &[
+            "--no-conf",
+            "--enable-dht=false",
+            "--seed-time=0",
+            "--dir",
+            &out,
+            &torrent,
+        ],
+    );
+    aria2.finished(Duration::from_secs(180));
+    assert_content(
+        &Path::new(&out).join(digest.strip_prefix("sha256:").unwrap()),
+        &digest,
+    );
+}
+
+#[test]
+fn our_leecher_completes_from_aria2() {
+    let lab = Lab::new(3);
+    let (_tracker, torrent, bytes) = foreign_content(&lab, lab.host(2), LENGTH);
+    let dir = lab.host(2).dir().display().to_string();
+    let _aria2 = lab.host(2).spawn(
+        "aria2",
+        "aria2c",
+        &[
+            "--no-conf",
+            "--enable-dht=false",
+            "--check-integrity=true",
+            "--seed-ratio=0.0",
+            "--dir",
+            &dir,
+            &torrent,
+        ],
+    );
+    our_leecher_completes(lab.host(3), &torrent, &bytes);
+}
+
+/// A Transmission daemon on the host, with its files below `dir/<name>`.
+fn transmission(host: &Host, name: &str) -> Process {
+    let config = host.dir().join(format!("{name}-config"));
+    std::fs::create_dir_all(&config).unwrap();
+    let settings = serde_json::json!({
+        "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false, "utp-enabled": false,
+        "port-forwarding-enabled": false, "rpc-enabled": true, "rpc-bind-address": "127.0.0.1",
+        "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false,
+        "download-dir": host.dir().join(name), "umask": 18, "encryption": 1,
+        "ratio-limit-enabled": false, "start-added-torrents": true,
+    });
+    std::fs::write(config.join("settings.json"), settings.to_string()).unwrap();
+    let process = host.spawn(
+        name,
+        "transmission-daemon",
+        &[
+            "--foreground",
+            "--config-dir",
+            &config.display().to_string(),
+        ],
+    );
+    within(Duration::from_secs(30), "transmission answers", || {
+        host.output("transmission-remote", &["--list"])
+            .status
+            .success()
+            .then_some(())
+    });
+    process
+}
+
+#[test]
+fn transmission_leeches_from_our_seed_and_scrapes_our_tracker() {
+    let lab = Lab::new(2);
+    let (one, two) = (lab.host(1), lab.host(2));
+    let _herd = herd(one);
+    let digest = upload(one, &noise(2, LENGTH));
+    let torrent = torrent_without_web_seed(two, one, &digest);
+    let _daemon = transmission(two, "transmission");
+    two.run("transmission-remote", &["--add", &torrent]);
+    within(Duration::from_secs(180), "transmission completes", || {
+        two.run("transmission-remote", &["--torrent", "1", "--info"])
+            .contains("Percent Done: 100%")
+            .then_some(())
+    });
+    assert_content(
+        &two.dir()
+            .join("transmission")
+            .join(digest.strip_prefix("sha256:").unwrap()),
+        &digest,
+    );
+
+    let scraped = two.run("transmission-show", &["--scrape", &torrent]);
+    assert!(scraped.contains("seeders"), "{scraped}");
+    let ours = swell_ok(two, &["torrent", "scrape", &torrent]);
+    assert!(ours.contains("seeders"), "{ours}");
+    let shown = two.run("transmission-show", &[&torrent]);
+    let info_hash = Metainfo::parse(&std::fs::read(&torrent).unwrap())
+        .unwrap()
+        .info
+        .hash();
+    assert!(shown.contains(&info_hash.to_string()), "{shown}");
+    assert!(swell_ok(two, &["torrent", "show", &torrent]).contains(&info_hash.to_string()));
+}
+
+#[test]
+fn our_leecher_completes_from_transmission() {
+    let lab = Lab::new(3);
+    let seed = lab.host(2);
+    let (_tracker, torrent, bytes) = foreign_content(&lab, seed, LENGTH);
+    let dir = seed.dir().join("transmission");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("content.bin"), &bytes).unwrap();
+    // A .torrent of their own making, over the same bytes.
+    let theirs = seed.dir().join("theirs.torrent").display().to_string();
+    let file = seed.dir().join("content.bin").display().to_string();
+    seed.run(
+        "transmission-create",
+        &[
+            "-p",
+            "-t",
+            "http://10.77.0.1:15003/announce",
+            "-o",
+            &theirs,
+            &file,
+        ],
+    );
+    let _daemon = transmission(seed, "transmission");
+    seed.run("transmission-remote", &["--add", &theirs]);
+    drop(torrent);
+    our_leecher_completes(lab.host(3), &theirs, &bytes);
+}
+
+#[test]
+fn our_seed_serves_our_leecher_and_keeps_what_is_there() {
+    let lab = Lab::new(3);
+    let seed = lab.host(2);
+    let (_tracker, torrent, bytes) = foreign_content(&lab, seed, LENGTH);
+    let dir = seed.dir().display().to_string();
+    let _seed = seed.spawn(
+        "seed",
+        SWELL,
+        &["leech", &torrent, "--output", &dir, "--seed"],
+    );
+    // Half of it is here already, and a lie at its end.
+    let leecher = lab.host(3);
+    let out = leecher.dir().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let mut half = bytes[..LENGTH / 2].to_vec();
+    *half.last_mut().unwrap() ^= 1;
+    std::fs::write(out.join("content.bin"), half).unwrap();
+    our_leecher_completes(leecher, &torrent, &bytes);
+    let again = swell_ok(
+        leecher,
+        &["leech", &torrent, "--output", &out.display().to_string()],
+    );
+    assert!(again.contains("is complete"), "{again}");
+}
