@@ -1,0 +1,447 @@
+"""The measuring half of scripts/bench: runs each client in turn, in one network namespace whose
+loopback device carries two addresses (Transmission ignores peers on 127.0.0.1), and prints
+medians and ratios. CPU is what the kernel accounted to the processes."""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+SWELL = os.environ["SWELL"]
+NS = f"swbench{os.getpid()}"
+A, B = "10.79.0.1", "10.79.0.2"
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def run(*args, **kw):
+    return subprocess.run(args, check=True, capture_output=True, text=True, **kw).stdout
+
+
+class Proc:
+    """A process in the namespace, its output in a file."""
+
+    def __init__(self, name, args, env=None):
+        self.name = name
+        self.log = open(os.path.join(ROOT, f"{name}.log"), "a")
+        self.p = subprocess.Popen(
+            ["ip", "netns", "exec", NS, *args], stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=self.log, env={**os.environ, **(env or {})})
+
+    def cpu(self):
+        """CPU seconds so far (user and system), children that ended included."""
+        try:
+            with open(f"/proc/{self.p.pid}/stat") as f:
+                fields = f.read().rsplit(")", 1)[1].split()
+            return sum(map(int, fields[11:15])) / TICK
+        except FileNotFoundError:
+            return 0.0
+
+    def rss(self):
+        with open(f"/proc/{self.p.pid}/status") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmRSS"))
+
+    def wait(self, bound=600):
+        """Waits for its end; wall seconds are the caller's. Returns its CPU seconds."""
+        pid, status, usage = wait4(self.p.pid, bound)
+        self.p.returncode = os.waitstatus_to_exitcode(status)
+        if self.p.returncode != 0:
+            tail = open(self.log.name).read()[-2000:]
+            sys.exit(f"{self.name} failed with {self.p.returncode}:\n{tail}")
+        return usage.ru_utime + usage.ru_stime
+
+    def stop(self):
+        if self.p.returncode is None and self.p.poll() is None:
+            self.p.terminate()
+            try:
+                self.p.wait(5)
+            except subprocess.TimeoutExpired:
+                self.p.kill()
+                self.p.wait()
+
+
+def wait4(pid, bound):
+    end = time.monotonic() + bound
+    while True:
+        got, status, usage = os.wait4(pid, os.WNOHANG)
+        if got:
+            return got, status, usage
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            sys.exit(f"process {pid} did not end within {bound} s")
+        time.sleep(0.002)
+
+
+def until(what, ask, bound=120):
+    end = time.monotonic() + bound
+    while time.monotonic() < end:
+        try:
+            if ask():
+                return
+        except (OSError, subprocess.CalledProcessError, ValueError):
+            pass
+        time.sleep(0.02)
+    sys.exit(f"waited {bound} s in vain: {what}")
+
+
+def in_ns(*args, **kw):
+    return run("ip", "netns", "exec", NS, *args, **kw)
+
+
+def answers(url):
+    until(url, lambda: in_ns("curl", "-fsS", "-o", "/dev/null", "--max-time", "2", url) is not None)
+
+
+def noise(path, size):
+    with open(path, "wb") as f:
+        left = size
+        while left:
+            chunk = os.urandom(min(left, 1 << 24))
+            f.write(chunk)
+            left -= len(chunk)
+
+
+def median(values):
+    return statistics.median(values)
+
+
+# One to one ------------------------------------------------------------------------------
+
+class Ours:
+    name = "groundswell"
+
+    @staticmethod
+    def seed(torrent, directory, tag):
+        return Proc(f"seed-{tag}", [SWELL, "--log", "warn", "leech", torrent, "--output", directory,
+                                    "--seed", "--listen", f"{A}:7001"])
+
+    @staticmethod
+    def leech(torrent, directory, tag):
+        p = Proc(f"leech-{tag}", [SWELL, "--log", "warn", "leech", torrent, "--output", directory,
+                                  "--listen", f"{B}:7002"])
+        return p, lambda: p.wait()
+
+
+class Aria2:
+    name = "aria2"
+    common = ["aria2c", "--no-conf", "--enable-dht=false", "--bt-enable-lpd=false",
+              "--file-allocation=none", "--summary-interval=0", "--console-log-level=error",
+              "--quiet=true"]
+
+    @classmethod
+    def seed(cls, torrent, directory, tag):
+        return Proc(f"seed-{tag}", [*cls.common, "--interface", A, "--listen-port=7001", "--check-integrity=true",
+                                    "--seed-ratio=0.0", "--dir", directory, torrent])
+
+    @classmethod
+    def leech(cls, torrent, directory, tag):
+        p = Proc(f"leech-{tag}", [*cls.common, "--interface", B, "--listen-port=7002", "--seed-time=0",
+                                  "--dir", directory, torrent])
+        return p, lambda: p.wait()
+
+
+class Rqbit:
+    name = "rqbit"
+
+    @staticmethod
+    def args(port, directory, torrent, *more):
+        return ["rqbit", "-v", "error", "--disable-dht", "--disable-dht-persistence", "--disable-upnp-port-forward",
+                "--listen-port", str(port), "--http-api-listen-addr", f"127.0.0.1:{port + 100}",
+                "download", "--overwrite", "-o", directory, *more, torrent]
+
+    @classmethod
+    def seed(cls, torrent, directory, tag):
+        return Proc(f"seed-{tag}", cls.args(7001, directory, torrent))
+
+    @classmethod
+    def leech(cls, torrent, directory, tag):
+        p = Proc(f"leech-{tag}", cls.args(7002, directory, torrent, "--exit-on-finish"))
+        return p, lambda: p.wait()
+
+
+class Transmission:
+    name = "transmission"
+
+    @staticmethod
+    def start(tag, address, port, rpc, directory, torrent):
+        config = os.path.join(ROOT, f"tr-{tag}")
+        os.makedirs(config, exist_ok=True)
+        with open(os.path.join(config, "settings.json"), "w") as f:
+            json.dump({
+                "dht-enabled": False, "lpd-enabled": False, "pex-enabled": False, "utp-enabled": False,
+                "port-forwarding-enabled": False, "rpc-enabled": True, "rpc-port": rpc,
+                "rpc-bind-address": "127.0.0.1", "rpc-whitelist-enabled": False,
+                "rpc-host-whitelist-enabled": False, "download-dir": directory, "peer-port": port,
+                "bind-address-ipv4": address, "encryption": 1, "ratio-limit-enabled": False,
+                "preallocation": 0, "cache-size-mb": 64,
+            }, f)
+        p = Proc(tag, ["transmission-daemon", "--foreground", "--config-dir", config])
+        remote = ["transmission-remote", f"127.0.0.1:{rpc}"]
+        until("transmission answers", lambda: in_ns(*remote, "--list"))
+        in_ns(*remote, "--add", torrent)
+        return p, remote
+
+    @classmethod
+    def seed(cls, torrent, directory, tag):
+        p, _ = cls.start(f"seed-{tag}", A, 7001, 7101, directory, torrent)
+        return p
+
+    @classmethod
+    def leech(cls, torrent, directory, tag):
+        p, remote = cls.start(f"leech-{tag}", B, 7002, 7102, directory, torrent)
+
+        def done():
+            until("transmission completes", lambda: "Percent Done: 100%" in in_ns(*remote, "-t", "1", "-i"), 600)
+            used = p.cpu()
+            p.stop()
+            return used
+        return p, done
+
+
+def scrape_says_seed(torrent):
+    return "1 seeders" in in_ns(SWELL, "torrent", "scrape", torrent)
+
+
+def transfer(seeder, leecher, torrent, content, size, tag):
+    """One cold transfer; wall seconds, CPU seconds of both ends."""
+    out = os.path.join(ROOT, "out")
+    shutil.rmtree(out, ignore_errors=True)
+    os.makedirs(out)
+    tracker = Proc("tracker", [SWELL, "--log", "warn", "tracker", "--open", "--listen", A, "--port", "7000",
+                               "--data", os.path.join(ROOT, "tracker")])
+    answers(f"http://{A}:7000/health")
+    seed = seeder.seed(torrent, content, tag)
+    until("the seed announces", lambda: scrape_says_seed(torrent), 300)
+    time.sleep(1)
+    before = seed.cpu()
+    began = time.monotonic()
+    _, wait = leecher.leech(torrent, out, tag)
+    cpu = wait()
+    wall = time.monotonic() - began
+    cpu += seed.cpu() - before
+    seed.stop()
+    tracker.stop()
+    got = os.path.join(out, "content.bin")
+    if os.path.getsize(got) != size:
+        sys.exit(f"{tag}: {got} has the wrong size")
+    subprocess.run(["cmp", got, os.path.join(content, "content.bin")], check=True)
+    shutil.rmtree(out)
+    return wall, cpu
+
+
+def one(opt):
+    content = os.path.join(ROOT, "content")
+    os.makedirs(content)
+    file = os.path.join(content, "content.bin")
+    noise(file, opt.size)
+    torrent = os.path.join(ROOT, "c.torrent")
+    run(SWELL, "torrent", "create", file, "-o", torrent, "--announce", f"http://{A}:7000/announce",
+        "--piece-length", "1MiB")
+    clients = {c.name: c for c in (Ours, Rqbit, Aria2, Transmission)}
+    chosen = opt.only.split(",") if opt.only else list(clients)
+    pairs = [(n, n) for n in chosen]
+    if opt.cross:
+        pairs += [p for n in chosen if n != Ours.name for p in ((n, Ours.name), (Ours.name, n))]
+    results = {pair: [] for pair in pairs}
+    for _ in range(opt.rounds):
+        for pair in pairs:
+            results[pair].append(transfer(clients[pair[0]], clients[pair[1]], torrent, content, opt.size,
+                                          "-".join(pair)))
+    gib = opt.size / 2**30
+    print(f"{'seed -> leecher':32} {'MB/s':>8} {'min':>8} {'max':>8} {'CPU s/GiB':>10}")
+    speed = {}
+    for pair, rounds in results.items():
+        rates = [opt.size / 1e6 / wall for wall, _ in rounds]
+        cpu = median([cpu / gib for _, cpu in rounds])
+        speed[pair] = median(rates), cpu
+        print(f"{' -> '.join(pair):32} {median(rates):8.0f} {min(rates):8.0f} {max(rates):8.0f} {cpu:10.2f}")
+    ours = (Ours.name, Ours.name)
+    peers = [p for p in results if p[0] == p[1] and p != ours]
+    if ours in results and peers:
+        fastest = max(peers, key=lambda p: speed[p][0])
+        leanest = min(peers, key=lambda p: speed[p][1])
+        print(f"throughput: {speed[ours][0] / speed[fastest][0]:.2f} times the fastest peer ({fastest[0]})")
+        print(f"CPU per GiB: {speed[ours][1] / speed[leanest][1]:.2f} of the leanest peer's ({leanest[0]})")
+
+
+# The others ------------------------------------------------------------------------------
+
+def create(opt):
+    file = os.path.join(ROOT, "content.bin")
+    noise(file, opt.size)
+    rows = {"groundswell": [], "transmission-create": [], "sha1 and sha256 alone": []}
+    for _ in range(opt.rounds):
+        for name, args in (
+            ("groundswell", [SWELL, "torrent", "create", file, "-o", f"{ROOT}/o.torrent", "--announce", "http://x/announce"]),
+            ("transmission-create", ["transmission-create", "-s", "1024", "-t", "http://x/announce", "-o", f"{ROOT}/t.torrent", file]),
+        ):
+            if os.path.exists(f"{ROOT}/t.torrent"):
+                os.remove(f"{ROOT}/t.torrent")
+            began = time.monotonic()
+            run(*args)
+            rows[name].append(time.monotonic() - began)
+        began = time.monotonic()
+        with open(file, "rb") as f:
+            one_, two = hashlib.sha1(), hashlib.sha256()
+            while chunk := f.read(1 << 20):
+                one_.update(chunk)
+                two.update(chunk)
+        rows["sha1 and sha256 alone"].append(time.monotonic() - began)
+    for name, walls in rows.items():
+        print(f"{name:24} {opt.size / 1e6 / median(walls):8.0f} MB/s")
+
+
+def herd(tag="herd", data=None):
+    data = data or os.path.join(ROOT, "herd-data")
+    p = Proc(tag, [SWELL, "--log", "warn", "herd", "--listen", A, "--data", data])
+    answers(f"http://{A}:15002/health")
+    answers(f"http://{A}:15003/health")
+    return p
+
+
+def post_blob(registry, file, digest):
+    """Pushes as docker does: POST, PATCH with the whole body, PUT. Wall seconds."""
+    began = time.monotonic()
+    head = in_ns("curl", "-fsS", "-X", "POST", "-D", "-", "-o", "/dev/null", f"{registry}/v2/bench/app/blobs/uploads/")
+    place = lambda head: next(line.split(":", 1)[1].strip() for line in head.splitlines() if line.lower().startswith("location:"))
+    whole = lambda url: url if url.startswith("http") else registry + url
+    head = in_ns("curl", "-fsS", "-X", "PATCH", "-D", "-", "-o", "/dev/null", "-H", "Transfer-Encoding: chunked",
+                 "-H", "Expect:", "-T", file, whole(place(head)))
+    url = whole(place(head))
+    in_ns("curl", "-fsS", "-X", "PUT", "-o", "/dev/null", f"{url}{'&' if '?' in url else '?'}digest={digest}")
+    return time.monotonic() - began
+
+
+def push(opt):
+    registry_yml = os.path.join(ROOT, "registry.yml")
+    with open(registry_yml, "w") as f:
+        f.write(f"version: 0.1\nstorage: {{ filesystem: {{ rootdirectory: {ROOT}/registry }} }}\n"
+                f"http: {{ addr: {B}:15000 }}\nlog: {{ level: error, accesslog: {{ disabled: true }} }}\n")
+    ours, theirs = herd(), Proc("registry", ["docker-registry", "serve", registry_yml])
+    answers(f"http://{B}:15000/v2/")
+    rows = {"groundswell": [], "docker-registry": []}
+    file = os.path.join(ROOT, "layer")
+    for _ in range(opt.rounds):
+        noise(file, opt.size)
+        digest = "sha256:" + hashlib.file_digest(open(file, "rb"), "sha256").hexdigest()
+        rows["groundswell"].append(post_blob(f"http://{A}:15000", file, digest))
+        rows["docker-registry"].append(post_blob(f"http://{B}:15000", file, digest))
+    for p in (ours, theirs):
+        p.stop()
+    for name, walls in rows.items():
+        print(f"{name:24} {opt.size / 1e6 / median(walls):8.0f} MB/s")
+    print(f"ratio: {median(rows['docker-registry']) / median(rows['groundswell']):.2f}")
+
+
+def agent():
+    p = Proc("agent", [SWELL, "--log", "warn", "agent", "--herd", A, "--data", os.path.join(ROOT, "agent-data"),
+                       "--listen", B, "--peer-listen", B])
+    answers(f"http://{B}:16002/health")
+    return p
+
+
+def ttfb(opt):
+    roles = [herd(), agent()]
+    first, total, file = [], [], os.path.join(ROOT, "layer")
+    for _ in range(opt.rounds):
+        noise(file, opt.size)
+        digest = "sha256:" + hashlib.file_digest(open(file, "rb"), "sha256").hexdigest()
+        post_blob(f"http://{A}:15000", file, digest)
+        said = in_ns("curl", "-fsS", "-o", "/dev/null", "-w", "%{time_starttransfer} %{time_total} %{size_download}",
+                     f"http://{B}:16000/v2/bench/app/blobs/{digest}").split()
+        # time_starttransfer counts headers; the first byte of the body is asked for by itself.
+        first.append(first_body_byte(file, opt.size))
+        total.append(float(said[1]))
+        if int(said[2]) != opt.size:
+            sys.exit("short body")
+    for p in roles:
+        p.stop()
+    print(f"first body byte of a cold {opt.size / 2**20:.0f} MiB layer: median {median(first) * 1000:.1f} ms, "
+          f"max {max(first) * 1000:.1f} ms; whole layer median {median(total):.2f} s")
+
+
+def first_body_byte(file, size):
+    """A cold layer of its own, read until the first byte of the body."""
+    with open(file, "r+b") as f:
+        f.write(os.urandom(64))
+    digest = "sha256:" + hashlib.file_digest(open(file, "rb"), "sha256").hexdigest()
+    post_blob(f"http://{A}:15000", file, digest)
+    code = ("import http.client,sys,time\n"
+            f"c=http.client.HTTPConnection('{B}',16000); t=time.monotonic()\n"
+            f"c.request('GET','/v2/bench/app/blobs/{digest}'); r=c.getresponse(); b=r.read(1)\n"
+            "print(time.monotonic()-t)\n"
+            "while r.read(1<<20): pass\n")
+    return float(in_ns("python3", "-c", code))
+
+
+def restart(opt):
+    data = os.path.join(ROOT, "herd-data")
+    p = herd(data=data)
+    urls = []
+    for n in range(opt.blobs):
+        blob = os.urandom(4096) + n.to_bytes(4, "big")
+        path = os.path.join(ROOT, f"b{n}")
+        with open(path, "wb") as f:
+            f.write(blob)
+        digest = hashlib.sha256(blob).hexdigest()
+        urls.append(f'url = "http://{A}:15000/v2/bench/app/blobs/uploads/?digest=sha256:{digest}"\n'
+                    f'data-binary = "@{path}"\noutput = "/dev/null"\nrequest = "POST"\nfail\nsilent\nshow-error\nnext\n')
+    config = os.path.join(ROOT, "curl.conf")
+    with open(config, "w") as f:
+        f.write("".join(urls))
+    in_ns("curl", "--config", config)
+    p.stop()
+    times, memory = [], []
+    for _ in range(opt.rounds):
+        began = time.monotonic()
+        p = herd(data=data)
+        registered = lambda: json.loads(in_ns("curl", "-fsS", f"http://{A}:15003/api/swarms?limit=1"))["total"] >= opt.blobs
+        until("every blob is registered", registered)
+        times.append(time.monotonic() - began)
+        time.sleep(1)
+        memory.append(p.rss())
+        p.stop()
+    print(f"{opt.blobs} blobs: seeded again {median(times):.2f} s after the start, "
+          f"{median(memory) / 2**20:.0f} MiB resident (tracker included)")
+
+
+def size(text):
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    return int(float(text[:-1]) * units[text[-1]]) if text[-1] in units else int(text)
+
+
+def main():
+    global ROOT
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["one", "create", "push", "ttfb", "restart"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=size, default=None)
+    parser.add_argument("--blobs", type=int, default=1000)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--cross", action="store_true")
+    opt = parser.parse_args()
+    opt.size = opt.size or {"one": 2 << 30, "create": 2 << 30, "push": 1 << 30, "ttfb": 1 << 30}.get(opt.what, 0)
+    ROOT = tempfile.mkdtemp(prefix="swell-bench-")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        run("ip", "netns", "add", NS)
+        run("ip", "-n", NS, "link", "set", "lo", "up")
+        for address in (A, B):
+            run("ip", "-n", NS, "addr", "add", f"{address}/32", "dev", "lo")
+        globals()[opt.what](opt)
+    finally:
+        pids = subprocess.run(["ip", "netns", "pids", NS], capture_output=True, text=True).stdout.split()
+        for pid in pids:
+            os.kill(int(pid), signal.SIGKILL)
+        subprocess.run(["ip", "netns", "del", NS], capture_output=True)
+        shutil.rmtree(ROOT, ignore_errors=True)
+
+
+main()
