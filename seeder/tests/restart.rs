@@ -1,0 +1,193 @@
+//! What was acknowledged is there after any end, what was not is gone, and a start costs little.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::{bed, config, header, json_of, noise, start_again};
+use oci::Digest;
+use seeder::{Origin, OriginError};
+use torrents::hashing::{StreamHasher, piece_len_for};
+use torrents::{Geometry, Info, Metainfo};
+
+fn blob_dir(data: &Path, digest: &Digest) -> PathBuf {
+    let hex = digest.hex();
+    data.join("blobs/sha256").join(&hex[..2]).join(hex)
+}
+
+#[tokio::test]
+async fn everything_survives_a_clean_end_and_a_crash() {
+    let mut bed = bed().await;
+    let layer = noise(20, 2_000_000);
+    let digest = bed.push_image("team/app", "v1", &[&layer]).await;
+    let layer_digest = Digest::sha256_of(&layer);
+    let torrent_path = format!("/torrents/{layer_digest}?repo=team/app");
+    let torrent = bed.api(&torrent_path).await.bytes().await.unwrap();
+    let before = Metainfo::parse(&torrent).unwrap();
+    for cleanly in [true, false, false, true] {
+        bed = bed.restart(cleanly).await;
+        let manifest = bed.send("GET", "/v2/team/app/manifests/v1").await;
+        assert_eq!(
+            header(&manifest, "docker-content-digest"),
+            digest.to_string()
+        );
+        let got = bed
+            .send("GET", &format!("/v2/team/app/blobs/{layer_digest}"))
+            .await;
+        assert_eq!(got.bytes().await.unwrap(), layer);
+        let torrent = bed.api(&torrent_path).await.bytes().await.unwrap();
+        let after = Metainfo::parse(&torrent).unwrap();
+        assert_eq!(after.info.raw(), before.info.raw());
+        let status = json_of(bed.api("/status").await).await;
+        // The layer, the config and the manifest.
+        assert_eq!(status["stored"]["torrents"], 3);
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_acknowledged_is_gone() {
+    let bed = bed().await;
+    let session = bed.session("p/x").await;
+    let patch = bed.request("PATCH", &session).body(noise(21, 1_500_000));
+    assert_eq!(patch.send().await.unwrap().status(), 202);
+    assert_eq!(bed.spooled().len(), 1);
+    let bed = bed.restart(false).await;
+    assert_eq!(bed.status("GET", &session).await, 404);
+    assert!(bed.spooled().is_empty());
+}
+
+#[tokio::test]
+async fn damage_is_set_aside_and_healed_by_a_push() {
+    let bed = bed().await;
+    let contents = [noise(22, 300_000), noise(23, 300_000), noise(24, 300_000)];
+    let mut digests = Vec::new();
+    for content in &contents {
+        digests.push(bed.push("p/x", content.clone()).await);
+    }
+    let data = bed.data();
+    let dirs: Vec<_> = digests
+        .iter()
+        .map(|digest| blob_dir(&data, digest))
+        .collect();
+    // One is too short, one has lost its torrent, one its bytes.
+    fs::File::options()
+        .write(true)
+        .open(dirs[0].join("data"))
+        .unwrap()
+        .set_len(5)
+        .unwrap();
+    for entry in fs::read_dir(&dirs[1]).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap() != "data" {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    fs::remove_file(dirs[2].join("data")).unwrap();
+    let bed = bed.restart(true).await;
+    assert_eq!(fs::read_dir(data.join("aside")).unwrap().count(), 3);
+    for (digest, content) in digests.iter().zip(&contents) {
+        let path = format!("/v2/p/x/blobs/{digest}");
+        assert_eq!(bed.status("HEAD", &path).await, 404);
+        bed.push("p/x", content.clone()).await;
+        assert_eq!(bed.send("GET", &path).await.bytes().await.unwrap(), content);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_has_one_owner() {
+    let bed = bed().await;
+    let error = Origin::start(bed.config.clone()).await.unwrap_err();
+    assert!(matches!(error, OriginError::Locked { .. }));
+    assert!(error.to_string().contains("\nhint: "), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_is_named() {
+    let bed = bed().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut taken = config(&dir.path().join("data"));
+    taken.api = bed.origin.addrs().registry;
+    let error = Origin::start(taken.clone()).await.unwrap_err().to_string();
+    let expected = format!("cannot listen on {} for the origin API", taken.api);
+    assert!(error.starts_with(&expected), "{error}");
+
+    let mut everywhere = config(&dir.path().join("data"));
+    everywhere.peer = "0.0.0.0:0".parse().unwrap();
+    let error = Origin::start(everywhere.clone()).await.unwrap_err();
+    assert!(matches!(error, OriginError::NoAddress { .. }));
+    assert!(error.to_string().contains("--advertise"), "{error}");
+    everywhere.advertise = Some("127.0.0.1".parse().unwrap());
+    Origin::start(everywhere).await.unwrap().shutdown().await;
+
+    let file = dir.path().join("file");
+    fs::write(&file, "not a directory").unwrap();
+    let error = Origin::start(config(&file)).await.unwrap_err();
+    assert!(matches!(error, OriginError::Data { .. }), "{error}");
+    assert!(error.to_string().contains("file"), "{error}");
+
+    let foreign = dir.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("format"), "something else 7\n").unwrap();
+    let error = Origin::start(config(&foreign))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("another version"), "{error}");
+}
+
+/// A store as an origin leaves it, without the time a thousand pushes take.
+fn thousand_blobs(data: &Path) -> Vec<Digest> {
+    let links = data.join("repos/many/_blobs");
+    fs::create_dir_all(&links).unwrap();
+    (0..1_000)
+        .map(|n| {
+            let content = noise(1_000 + n, 1_000);
+            let digest = Digest::sha256_of(&content);
+            let dir = blob_dir(data, &digest);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("data"), &content).unwrap();
+            let mut hasher = StreamHasher::new();
+            hasher.update(&content);
+            let hashed = hasher.finish();
+            assert_eq!(hashed.piece_len, piece_len_for(1_000));
+            let geometry = Geometry::new(1_000, u64::from(hashed.piece_len)).unwrap();
+            let info = Info::build(&digest.torrent_name(), geometry, &hashed.pieces).unwrap();
+            fs::write(
+                dir.join(format!("torrent-{}-1000", info.hash())),
+                info.raw(),
+            )
+            .unwrap();
+            fs::write(links.join(digest.to_string().replace(':', "-")), "").unwrap();
+            digest
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_thousand_blobs_are_seeded_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir.path().join("data"));
+    let digests = thousand_blobs(&config.data);
+    let begun = Instant::now();
+    let origin = start_again(&config).await;
+    let took = begun.elapsed();
+    // Generous: this is milliseconds on a machine that does nothing else.
+    assert!(took < Duration::from_secs(20), "the start took {took:?}");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/status", origin.addrs().api);
+    let status = json_of(client.get(url).send().await.unwrap()).await;
+    assert_eq!(status["stored"]["torrents"], 1_000);
+    for digest in digests.iter().step_by(250) {
+        let url = format!("http://{}/torrents/{digest}", origin.addrs().api);
+        let torrent = client.get(url).send().await.unwrap().bytes().await.unwrap();
+        let metainfo = Metainfo::parse(&torrent).unwrap();
+        let ours = origin.engine().torrent(metainfo.info.hash());
+        assert!(ours.is_none(), "a torrent without peers is not open");
+    }
+    println!("a start over 1,000 blobs took {took:?}");
+    origin.shutdown().await;
+}
