@@ -50,7 +50,8 @@ pub trait Pull: Send + Sync + 'static {
         repo: &RepoName,
         reference: &Reference,
     ) -> impl Future<Output = Result<StoredManifest, RegistryError>> + Send;
-    /// A blob; its headers go out as soon as this returns.
+    /// A blob; its headers go out as soon as this returns. Asked for HEAD as well: whatever a
+    /// reader costs should begin with [`Blob::stream`], which a HEAD never calls.
     fn blob(
         &self,
         caller: &Caller,

@@ -7,6 +7,7 @@
 //! - [`Counters`] counts what went out, for whoever publishes metrics.
 
 mod bind;
+mod body;
 mod connection;
 mod counters;
 mod listen;

@@ -20,8 +20,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::body::{AnsweringBody, PatientBody};
 use super::listen::{Limits, Service};
-use super::pace::{AnsweringBody, LINGER, Paced, PatientBody, Requests};
+use super::pace::{LINGER, Paced, Requests};
 
 /// The first byte of a TLS record that begins a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;

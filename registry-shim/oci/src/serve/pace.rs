@@ -26,10 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
-use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -80,18 +77,18 @@ impl Drop for Answering {
 /// Time in which nothing moved. Checked against a lazily moved timer: progress is recorded by
 /// forgetting a start, not by touching the timer wheel.
 #[derive(Debug, Default)]
-struct Stall {
+pub(super) struct Stall {
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stall {
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.since = None;
     }
 
     /// Ready when `limit` has passed since the first call after [`Stall::clear`].
-    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
         let at = *self.since.get_or_insert_with(Instant::now) + limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
         loop {
@@ -259,105 +256,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<Io> {
     }
 }
 
-/// A request's body whose sender has to keep sending while the handler waits for it.
-pub(super) struct PatientBody<B> {
-    body: B,
-    limit: Duration,
-    stall: Stall,
-}
-
-impl<B> PatientBody<B> {
-    pub(super) fn new(body: B, limit: Duration) -> Self {
-        Self {
-            body,
-            limit,
-            stall: Stall::default(),
-        }
-    }
-}
-
-impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for PatientBody<B>
-where
-    B::Error: Into<axum::BoxError>,
-{
-    type Data = Bytes;
-    type Error = axum::BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
-        let this = self.get_mut();
-        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
-            this.stall.clear();
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
-        }
-        ready!(this.stall.poll(cx, this.limit));
-        let error = too_slow("the client stopped sending the body");
-        Poll::Ready(Some(Err(error.into())))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A response's body that keeps its request open until it is sent or dropped.
-///
-/// An error is held back for one turn: hyper drops what it has buffered the moment a body
-/// fails, be it the very headers, and sends it when a body is merely not ready. A client that
-/// has the headers resumes by `Range`; one that has none takes the server for broken.
-pub(super) struct AnsweringBody {
-    body: Body,
-    failed: Option<axum::Error>,
-    _answering: Answering,
-}
-
-impl AnsweringBody {
-    pub(super) fn new(body: Body, answering: Answering) -> Self {
-        Self {
-            body,
-            failed: None,
-            _answering: answering,
-        }
-    }
-}
-
-impl http_body::Body for AnsweringBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = self.get_mut();
-        if let Some(error) = this.failed.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let Some(Err(error)) = frame {
-            this.failed = Some(error);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.failed.is_none() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-fn too_slow(what: &'static str) -> io::Error {
+pub(super) fn too_slow(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
@@ -495,35 +394,5 @@ mod tests {
         let (closed, elapsed) = timed(paced.shutdown()).await;
         assert_eq!(closed, Some(()));
         assert_about(elapsed, LINGER);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_is_timed_while_it_is_waited_for() {
-        let (sent, received) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(1);
-        let stream = futures_util::stream::unfold(received, |mut received| async move {
-            Some((received.recv().await?, received))
-        });
-        let limit = Duration::from_secs(300);
-        let mut body = PatientBody::new(Body::from_stream(stream), limit);
-        let sending = async {
-            for _ in 0..3 {
-                sleep(limit - Duration::from_secs(1)).await;
-                sent.send(Ok(Bytes::from_static(b"x"))).await.unwrap();
-            }
-        };
-        let reading = async {
-            for _ in 0..3 {
-                let frame = http_body_util::BodyExt::frame(&mut body).await.unwrap();
-                assert!(frame.is_ok());
-                // What the handler does with it is its own time.
-                sleep(HOUR).await;
-            }
-            let begun = Instant::now();
-            let frame = http_body_util::BodyExt::frame(&mut body).await.unwrap();
-            assert!(frame.unwrap_err().to_string().contains("stopped sending"));
-            begun.elapsed()
-        };
-        let ((), elapsed) = tokio::join!(sending, reading);
-        assert_about(elapsed, limit);
     }
 }

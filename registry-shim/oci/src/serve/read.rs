@@ -17,22 +17,19 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use futures_util::Stream;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use serde_json::json;
 
+use super::body::BlobBody;
 use crate::access::{Access, Action, Caller};
-use crate::blob::{Blob, BlobError, BlobStream};
+use crate::blob::Blob;
 use crate::digest::Digest;
 use crate::error::{ErrorCode, RegistryError};
 use crate::manifest::OCI_INDEX;
@@ -215,13 +212,12 @@ impl<P: Pull> Asked<'_, P> {
         if self.is_head || part.is_empty() {
             return Body::empty();
         }
-        Body::new(BlobBody {
-            stream: Some(blob.stream(part.clone())),
-            left: part.end - part.start,
-            end: part.end,
-            repo: repo.clone(),
-            digest: digest.clone(),
-        })
+        Body::new(BlobBody::new(
+            blob,
+            part.clone(),
+            repo.clone(),
+            digest.clone(),
+        ))
     }
 
     async fn referrers(&self, repo: &RepoName, digest: &Digest) -> Answer {
@@ -278,73 +274,6 @@ impl<P: Pull> Asked<'_, P> {
                 tag == "*" || strong.as_bytes() == etag.as_bytes()
             })
         })
-    }
-}
-
-/// A blob's body: exactly the length that was promised, or an error, upon which hyper cuts
-/// the connection. This is where a cut is logged, once.
-struct BlobBody {
-    /// Dropped as soon as nothing more is needed: it holds a claim on the swarm.
-    stream: Option<BlobStream>,
-    left: u64,
-    end: u64,
-    repo: RepoName,
-    digest: Digest,
-}
-
-impl BlobBody {
-    fn cut(&mut self, reason: BlobError) -> BlobError {
-        self.stream = None;
-        tracing::warn!(
-            repo = %self.repo,
-            digest = %self.digest,
-            offset = self.end - self.left,
-            missing = self.left,
-            reason = %reason,
-            "cut a blob's body"
-        );
-        reason
-    }
-
-    fn accept(&mut self, bytes: Bytes) -> Result<Frame<Bytes>, BlobError> {
-        match self.left.checked_sub(bytes.len() as u64) {
-            Some(left) => {
-                self.left = left;
-                if left == 0 {
-                    self.stream = None;
-                }
-                Ok(Frame::data(bytes))
-            }
-            None => Err(self.cut(BlobError("bug: the source gave more than was asked".into()))),
-        }
-    }
-}
-
-impl http_body::Body for BlobBody {
-    type Data = Bytes;
-    type Error = BlobError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BlobError>>> {
-        let Some(stream) = &mut self.stream else {
-            return Poll::Ready(None);
-        };
-        let item = ready!(Pin::new(stream).poll_next(cx));
-        Poll::Ready(Some(match item {
-            Some(Ok(bytes)) => self.accept(bytes),
-            Some(Err(reason)) => Err(self.cut(reason)),
-            None => Err(self.cut(BlobError("bug: the source ended early".into()))),
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.stream.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
     }
 }
 
