@@ -5,17 +5,19 @@
 //! with one call and reported; a wrong one is dropped, and only fingerprints of its blocks are
 //! kept, to tell later who lied.
 //!
-//! The queue has no bound of its own: what stands in it is inside the memory budget that every
-//! torrent's machine keeps.
+//! What stands in the queue is inside the memory budget that every torrent's machine keeps. Well
+//! below that, whoever brings payload waits for [`HashPool::room`]: a network that runs far ahead
+//! of the disk gains nothing, and bytes that went cold are dear to hash.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use torrents::PieceIndex;
 use torrents::hashing::{piece_hash, piece_hashes};
 use torrents::metainfo::PieceHash;
@@ -25,6 +27,11 @@ use crate::locked;
 
 /// Pieces hashed side by side.
 const LANES: usize = 4;
+
+/// Bytes that may wait or be worked on before those who bring more have to wait, for each worker
+/// and at least.
+const BACKLOG: u64 = 4 << 20;
+const LEAST_BACKLOG: u64 = 16 << 20;
 
 /// What is remembered of a block of a bad piece.
 pub(crate) type Fingerprint = PieceHash;
@@ -76,6 +83,10 @@ struct Queue {
     jobs: Mutex<Jobs>,
     wake: Condvar,
     workers: usize,
+    /// Bytes submitted and not reported yet.
+    backlog: AtomicU64,
+    most: u64,
+    less: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +103,9 @@ impl HashPool {
             jobs: Mutex::default(),
             wake: Condvar::new(),
             workers,
+            backlog: AtomicU64::new(0),
+            most: LEAST_BACKLOG.max(BACKLOG * workers as u64),
+            less: Notify::new(),
         });
         let pool = Self {
             queue: Arc::clone(&queue),
@@ -110,8 +124,21 @@ impl HashPool {
     pub(crate) fn submit(&self, job: Job) {
         let mut jobs = locked(&self.queue.jobs);
         if !jobs.closed {
+            self.queue.backlog.fetch_add(job.bytes(), Ordering::Relaxed);
             jobs.waiting.push_back(job);
             self.queue.wake.notify_one();
+        }
+    }
+
+    /// Waits while the workers have enough to do. Costs one load when they do not.
+    pub(crate) async fn room(&self) {
+        let queue = &self.queue;
+        while queue.is_full() {
+            let less = queue.less.notified();
+            // It may have become less before we listened.
+            if queue.is_full() {
+                less.await;
+            }
         }
     }
 
@@ -123,6 +150,8 @@ impl HashPool {
             jobs.waiting.clear();
         }
         self.queue.wake.notify_all();
+        self.queue.backlog.store(0, Ordering::Relaxed);
+        self.queue.less.notify_waiters();
         for thread in std::mem::take(&mut *locked(&self.threads)) {
             // A worker catches the panics of its jobs; there is nothing left to report.
             let _ = thread.join();
@@ -138,15 +167,39 @@ impl Drop for HashPool {
     }
 }
 
+impl Job {
+    fn bytes(&self) -> u64 {
+        self.blocks.iter().map(|block| block.len() as u64).sum()
+    }
+}
+
 impl Queue {
+    fn is_full(&self) -> bool {
+        self.backlog.load(Ordering::Relaxed) > self.most
+    }
+
+    /// So many bytes are done with.
+    fn relieve(&self, bytes: u64) {
+        let before = self
+            .backlog
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |backlog| {
+                Some(backlog.saturating_sub(bytes))
+            });
+        if before.is_ok_and(|before| before > self.most) && !self.is_full() {
+            self.less.notify_waiters();
+        }
+    }
+
     fn work(&self) {
         let mut batch = Vec::with_capacity(LANES);
         while self.next(&mut batch) {
+            let bytes = batch.iter().map(Job::bytes).sum();
             let asked: Vec<_> = batch
                 .iter()
                 .map(|job| (job.piece, job.reply.clone()))
                 .collect();
             let done = catch_unwind(AssertUnwindSafe(|| settle(std::mem::take(&mut batch))));
+            self.relieve(bytes);
             if done.is_err() {
                 batch.clear();
                 for (piece, reply) in asked {

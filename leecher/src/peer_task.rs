@@ -183,6 +183,7 @@ impl Reader {
         }
         if payload > 0 {
             self.core.download_limit.take(payload).await;
+            self.core.hashers.room().await;
         }
         Ok(true)
     }

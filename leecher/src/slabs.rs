@@ -82,6 +82,11 @@ impl Slabs {
         }
     }
 
+    /// Lets all idle memory go: nobody downloads now.
+    pub(crate) fn clear(&self) {
+        *locked(&self.lists) = Lists::default();
+    }
+
     /// Makes room in `slab` for `more` bytes at least, on another slab if it must; what is in
     /// it is kept.
     pub(crate) fn make_room(&self, slab: &mut BytesMut, more: usize) {

@@ -160,6 +160,13 @@ impl Core {
         }
     }
 
+    /// Memory of downloads that nobody has any more goes back to the system.
+    pub(crate) fn release_memory(&self) {
+        if *self.downloads.borrow() == 0 {
+            self.slabs.clear();
+        }
+    }
+
     /// Tells when shares change.
     pub(crate) fn downloads(&self) -> watch::Receiver<usize> {
         self.downloads.subscribe()

@@ -23,6 +23,7 @@ impl TorrentTask {
         self.share = None;
         self.peers.clear();
         self.tasks.shutdown().await;
+        self.core.release_memory();
         let announcer = self.announcer.take();
         let trackers = async {
             match announcer {

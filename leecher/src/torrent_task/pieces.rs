@@ -159,6 +159,7 @@ impl TorrentTask {
             "torrent complete"
         );
         self.share = None;
+        self.core.release_memory();
         self.part_from_web_seeds();
         if let Some(announcer) = &self.announcer {
             announcer.completed();

@@ -218,6 +218,7 @@ impl Fetcher {
             let full = std::mem::replace(batch, Batch::new(self.peer));
             // An error means that the torrent is ending, and with it this task.
             let _ = self.to_torrent.send(FromPeer::Batch(full)).await;
+            self.core.hashers.room().await;
         }
     }
 }
