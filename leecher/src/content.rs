@@ -28,6 +28,7 @@ mod flush;
 mod output;
 mod record;
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,7 +39,7 @@ use torrents::{Bitfield, Geometry, Info, PieceIndex};
 use files::Files;
 use record::Record;
 
-pub(crate) use durable::{replace_file, sync_dir};
+pub(crate) use durable::{make_durable, replace_file, replace_file_lazily, sync_dir};
 pub(crate) use flush::Flusher;
 pub(crate) use record::RecordPaths;
 
@@ -129,6 +130,25 @@ pub enum ContentError {
     /// Read-only content was written to.
     #[error("complete content is read only")]
     ReadOnly,
+}
+
+/// Bytes as people read them.
+pub(crate) struct Size(pub(crate) u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut whole, mut tenths, mut unit) = (self.0, 0, "B");
+        for larger in ["KiB", "MiB", "GiB", "TiB"] {
+            if whole < 1024 {
+                break;
+            }
+            (whole, tenths, unit) = (whole / 1024, whole % 1024 * 10 / 1024, larger);
+        }
+        match unit {
+            "B" => write!(f, "{whole} B"),
+            unit => write!(f, "{whole}.{tenths} {unit}"),
+        }
+    }
 }
 
 impl From<ContentError> for io::Error {
@@ -414,5 +434,20 @@ impl Dirty {
             None => Ok(()),
             Some((kind, why)) => Err(io::Error::new(*kind, why.clone())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_readable() {
+        let shown = |bytes| Size(bytes).to_string();
+        assert_eq!(shown(0), "0 B");
+        assert_eq!(shown(1023), "1023 B");
+        assert_eq!(shown(1536), "1.5 KiB");
+        assert_eq!(shown(10 << 30), "10.0 GiB");
+        assert_eq!(shown(u64::MAX), "16777215.9 TiB");
     }
 }

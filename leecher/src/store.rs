@@ -16,11 +16,11 @@
 //!     └───────────────────────── put ───────────────▲
 //! ```
 //!
-//! Crash rules: an info is durable before its data has a name; data is durable before it is
-//! renamed to `complete`; data goes before its info. So at the start, an info without data is
-//! the rest of a crash and is swept, and data without a usable info is none of ours: somebody
-//! put it there or broke its info. That is never deleted; [`LocalStore::begin`] of that name
-//! takes it over, piece by piece as far as it is right.
+//! Crash rules: an info is written before its data has a name; both are durable before the data
+//! is renamed to `complete`; data goes before its info. So at the start, an info without data is
+//! the rest of a crash and is swept. Data without a usable info is what a power cut left of a
+//! download, or somebody put it there or broke its info: it is never deleted, and
+//! [`LocalStore::begin`] of that name takes it over, piece by piece as far as it is right.
 //!
 //! Operations on one name exclude each other and wait; those on different names do not. Lock
 //! order: a name's lock, then the index; no disk is touched under the index lock.
@@ -37,7 +37,7 @@ use std::time::SystemTime;
 
 use torrents::{Info, InfoHash};
 
-use crate::content::{Content, ContentError, Flusher, RecordPaths, replace_file, sync_dir};
+use crate::content::{Content, ContentError, Flusher, RecordPaths, Size, replace_file, sync_dir};
 use index::{Entry, Index};
 use layout::{Head, Layout};
 
@@ -253,6 +253,7 @@ impl LocalStore {
         self.exclusively(name, || {
             let layout = &self.inner.layout;
             layout.write_info(name, length, info)?;
+            layout.make_info_durable(name)?;
             replace_file(&layout.tmp(), &layout.complete(name), &[bytes])?;
             self.drop_partial(name)?;
             Ok(self.completed(name, Head::new(length, info)))
@@ -308,9 +309,8 @@ impl LocalStore {
         {
             return Ok(content);
         }
-        let head = Head::new(info.geometry().length(), Some(info));
         if let Some((begun, content)) = self.index().open_partial(name) {
-            return match begun == head {
+            return match begun == *info {
                 true => Ok(content),
                 false => Err(StoreError::Conflict { name: name.into() }),
             };
@@ -337,7 +337,8 @@ impl LocalStore {
                 return Err(StoreError::io(path)(error));
             }
         };
-        self.index().begun(name, head, Arc::downgrade(&content));
+        self.index()
+            .begun(name, info.clone(), Arc::downgrade(&content));
         Ok(content)
     }
 
@@ -363,6 +364,7 @@ impl LocalStore {
             // The same bytes may have another info: other piece lengths. Only hashing tells.
             Ok(content) if content.matches(info).map_err(StoreError::io(&path))? => {
                 layout.write_info(name, length, Some(info))?;
+                layout.make_info_durable(name)?;
                 self.completed(name, Head::new(length, Some(info)));
                 Ok(Some(Arc::new(content)))
             }
@@ -385,7 +387,7 @@ impl LocalStore {
     fn commit_locked(&self, name: &str) -> Result<Stored, StoreError> {
         let layout = &self.inner.layout;
         let live = self.index().open_partial(name);
-        let (head, content) = match live {
+        let (info, content) = match live {
             Some(live) => live,
             None => {
                 if let Some(entry) = self.index().get(name) {
@@ -394,8 +396,8 @@ impl LocalStore {
                 let known = self.index().is_partial(name);
                 let info = layout.read_info(name)?.filter(|_| known);
                 let info = info.ok_or_else(|| StoreError::Unknown { name: name.into() })?;
-                let head = Head::new(info.geometry().length(), Some(&info));
-                (head, self.begin_locked(name, &info)?)
+                let content = self.begin_locked(name, &info)?;
+                (info, content)
             }
         };
         let have = content.have();
@@ -405,6 +407,8 @@ impl LocalStore {
                 missing: have.len() - have.count(),
             });
         }
+        layout.ensure_info(name, &info)?;
+        layout.make_info_durable(name)?;
         let (from, to) = (layout.partial(name), layout.complete(name));
         content.flush().map_err(StoreError::io(&from))?;
         std::fs::rename(&from, &to).map_err(StoreError::io(&from))?;
@@ -412,7 +416,7 @@ impl LocalStore {
         sync_dir(&layout.completes())?;
         sync_dir(&layout.partials())?;
         self.drop_partial(name)?;
-        Ok(self.completed(name, head))
+        Ok(self.completed(name, Head::new(content.length(), Some(&info))))
     }
 
     /// Takes partial content out of the world; whoever has it open keeps its bytes.

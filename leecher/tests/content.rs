@@ -287,7 +287,7 @@ fn what_cannot_fit_is_refused_at_once() {
     let error = output(dir.path(), &info).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StorageFull);
     assert!(
-        error.to_string().contains("70368744177664 more are needed"),
+        error.to_string().contains("64.0 TiB more are needed"),
         "{error}"
     );
     assert_eq!(names(dir.path()), [""; 0]);

@@ -183,7 +183,7 @@ fn output(dir: &Path, info: &Info) -> Content {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn an_output_is_its_bytes(

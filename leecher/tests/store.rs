@@ -264,6 +264,21 @@ fn content_whose_info_is_damaged_is_taken_over_not_lost() {
 }
 
 #[test]
+fn a_download_whose_info_a_power_cut_took_goes_on() {
+    let f = Fixture::new();
+    let store = f.open();
+    let content = store.begin("a", &f.info).unwrap();
+    f.write(&content, [2, 7]);
+    drop((content, store));
+    fs::write(f.path("info/a"), b"").unwrap();
+    let store = f.open();
+    assert!(store.partial().is_empty(), "nobody knows what it is");
+    let content = store.begin("a", &f.info).unwrap();
+    assert_eq!(numbers(content.have().iter()), [2, 7]);
+    assert_eq!(store.partial(), ["a"]);
+}
+
+#[test]
 fn content_of_the_wrong_length_is_resumed() {
     let f = Fixture::new();
     drop(f.stored());
@@ -467,7 +482,7 @@ fn many_at_once_come_to_one_end() {
         for worker in 0..8 {
             let (store, f) = (&store, &f);
             scope.spawn(move || {
-                for round in 0..20 {
+                for round in 0..10 {
                     match (worker + round) % 4 {
                         0 => drop(store.remove("a")),
                         1 => drop(store.put("a", &f.bytes, Some(&f.info))),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use torrents::InfoHash;
+use torrents::{Info, InfoHash};
 
 use super::layout::Head;
 use crate::content::Content;
@@ -38,8 +38,8 @@ pub(super) struct Entry {
 /// One partial entry, and who has it open.
 #[derive(Debug)]
 struct Partial {
-    head: Head,
-    open: Weak<Content>,
+    /// As it was begun in this life; `None` since the start.
+    begun: Option<(Info, Weak<Content>)>,
 }
 
 impl Index {
@@ -67,12 +67,13 @@ impl Index {
     }
 
     /// It was found partial at the start.
-    pub(super) fn found_partial(&mut self, name: &str, head: Head) {
-        self.begun(name, head, Weak::new());
+    pub(super) fn found_partial(&mut self, name: &str) {
+        self.partial.insert(name.into(), Partial { begun: None });
     }
 
-    pub(super) fn begun(&mut self, name: &str, head: Head, open: Weak<Content>) {
-        self.partial.insert(name.into(), Partial { head, open });
+    pub(super) fn begun(&mut self, name: &str, info: Info, open: Weak<Content>) {
+        let begun = Some((info, open));
+        self.partial.insert(name.into(), Partial { begun });
     }
 
     pub(super) fn completed(&mut self, name: &str, head: Head, now: SystemTime) -> &Entry {
@@ -118,19 +119,21 @@ impl Index {
         self.partial.contains_key(name)
     }
 
-    pub(super) fn open_partial(&self, name: &str) -> Option<(Head, Arc<Content>)> {
-        let partial = self.partial.get(name)?;
-        Some((partial.head, partial.open.upgrade()?))
+    pub(super) fn open_partial(&self, name: &str) -> Option<(Info, Arc<Content>)> {
+        self.partial.get(name)?.open()
     }
 
     pub(super) fn open_partials(&self) -> Vec<(String, Arc<Content>)> {
         let open = self.partial.iter();
-        open.filter_map(|(name, partial)| Some((name.clone(), partial.open.upgrade()?)))
+        open.filter_map(|(name, partial)| Some((name.clone(), partial.open()?.1)))
             .collect()
     }
 
     pub(super) fn drop_partial(&mut self, name: &str) -> Option<Arc<Content>> {
-        self.partial.remove(name)?.open.upgrade()
+        self.partial
+            .remove(name)?
+            .open()
+            .map(|(_, content)| content)
     }
 
     /// The names to remove, least recently used first, so that at most `capacity` bytes stay.
@@ -172,6 +175,13 @@ impl Index {
         let now = next.map_or(now, |next| next.max(now));
         self.clock = Some(now);
         now
+    }
+}
+
+impl Partial {
+    fn open(&self) -> Option<(Info, Arc<Content>)> {
+        let (info, content) = self.begun.as_ref()?;
+        Some((info.clone(), content.upgrade()?))
     }
 }
 

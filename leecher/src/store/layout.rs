@@ -10,7 +10,7 @@ use torrents::{Info, InfoHash};
 
 use super::StoreError;
 use super::index::Index;
-use crate::content::{ContentError, replace_file};
+use crate::content::{ContentError, make_durable, replace_file_lazily};
 
 const MAGIC: &[u8; 8] = b"SWINFO1\n";
 /// Magic, length, length of the info, info hash; then SHA-1 over these, then the info.
@@ -128,7 +128,8 @@ impl Layout {
         Ok(file)
     }
 
-    /// Writes an info file, durably.
+    /// Writes an info file. It is durable once [`Layout::make_info_durable`] was called: a
+    /// download must not wait for the disk before its first byte.
     pub(super) fn write_info(
         &self,
         name: &str,
@@ -144,8 +145,12 @@ impl Layout {
         head.extend_from_slice(hash.as_bytes());
         let sum = InfoHash::of(&head);
         head.extend_from_slice(sum.as_bytes());
-        replace_file(&self.tmp(), &self.info(name), &[&head, raw])?;
+        replace_file_lazily(&self.tmp(), &self.info(name), &[&head, raw])?;
         Ok(())
+    }
+
+    pub(super) fn make_info_durable(&self, name: &str) -> Result<(), StoreError> {
+        Ok(make_durable(&self.info(name))?)
     }
 
     /// Writes an info file unless a sound one says the same already.
@@ -217,7 +222,7 @@ impl Layout {
             match self.used_head(&name) {
                 // A crash between making room for the new and removing the old.
                 Some(_) if index.get(&name).is_some() => unlink(&path)?,
-                Some((head, _)) => index.found_partial(&name, head),
+                Some(_) => index.found_partial(&name),
                 None => ignored(&path),
             }
         }
