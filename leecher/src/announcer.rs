@@ -25,7 +25,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rand::RngExt;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
-use torrents::announce::{AnnounceEvent, AnnounceReply, AnnounceRequest};
+use torrents::announce::{AnnounceEvent, AnnounceReply, AnnounceRequest, MAX_REPLY_PEERS};
 use torrents::{InfoHash, PeerId};
 
 use exchange::{TIMEOUT, announce};
@@ -161,7 +161,7 @@ struct Task {
     announcement: Announcement,
     shared: Arc<Shared>,
     schedule: Schedule,
-    /// Peers for whoever takes them; replaced by newer ones meanwhile.
+    /// Peers for whoever takes them.
     found: Vec<SocketAddr>,
 }
 
@@ -241,10 +241,10 @@ impl Task {
                 drop(trouble);
                 let own = self.announcement.addr;
                 let peers = reply.peers.iter().map(|peer| peer.addr);
-                let peers: Vec<_> = peers.filter(|addr| *addr != own).collect();
-                if !peers.is_empty() {
-                    self.found = peers;
-                }
+                self.found.extend(peers.filter(|addr| *addr != own));
+                // Whoever takes them may be slow: the newest are kept.
+                let stale = self.found.len().saturating_sub(MAX_REPLY_PEERS);
+                self.found.drain(..stale);
             }
             Err(error) => {
                 self.shared.lock().note(&ask.url, error.told(&ask.url));

@@ -86,9 +86,7 @@ pub enum ContentError {
         source: io::Error,
     },
     /// The disk cannot hold what is still missing.
-    #[error(
-        "{path} has {free} bytes free, but {needed} more are needed; free some space and try again"
-    )]
+    #[error("{path} has {} free, but {} more are needed; free some space and try again", Size(*.free), Size(*.needed))]
     NoSpace {
         /// A path on the file system that is full.
         path: PathBuf,

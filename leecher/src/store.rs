@@ -99,9 +99,7 @@ pub enum StoreError {
         name: String,
     },
     /// The disk cannot hold it: something must go first.
-    #[error(
-        "{path} has {free} bytes free, but {needed} more are needed; free some space and try again"
-    )]
+    #[error("{path} has {} free, but {} more are needed; free some space and try again", Size(*.free), Size(*.needed))]
     NoSpace {
         /// A path on the disk that is full.
         path: PathBuf,

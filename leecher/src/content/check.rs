@@ -25,6 +25,8 @@ const LANE_LEN: u32 = 16 << 20;
 const CHUNK: usize = 1 << 20;
 /// More threads than this only queue at the disk.
 const MAX_THREADS: usize = 8;
+/// Bytes in memory at most, all threads together.
+const MEMORY: usize = 128 << 20;
 
 /// The pieces whose data is right. `checked` is called on this thread with the bytes behind
 /// the check so far.
@@ -41,10 +43,7 @@ pub(super) fn verify(
         zeros: [OnceLock::new(), OnceLock::new()],
     };
     let pieces = info.geometry().pieces();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = threads
-        .min(MAX_THREADS)
-        .min(pieces.div_ceil(LANES) as usize);
+    let threads = threads(info.geometry().piece_len(), pieces);
     let mut have = Bitfield::empty(pieces);
     let mut done = 0;
     std::thread::scope(|scope| {
@@ -67,6 +66,17 @@ pub(super) fn verify(
         outcome
     })?;
     Ok(have)
+}
+
+/// As many as the machine, the work and the memory allow.
+fn threads(piece_len: u32, pieces: u32) -> usize {
+    let each = match piece_len <= LANE_LEN {
+        true => (piece_len * LANES) as usize,
+        false => CHUNK,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = pieces.div_ceil(LANES) as usize;
+    cores.min(MAX_THREADS).min(work).min((MEMORY / each).max(1))
 }
 
 struct Check<'a> {
