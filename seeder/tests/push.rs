@@ -330,6 +330,36 @@ async fn a_cancelled_upload_stops_its_writer() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_refused_while_it_sends_learns_why() {
+    let bed = bed_as(|_| {}, Arc::new(Policy)).await;
+    let body = noise(13, 20_000_000);
+    let requests = [
+        ("PATCH", "/v2/p/x/blobs/uploads/none", 404),
+        ("PUT", "/v2/p/x/manifests/v1", 413),
+        (
+            "PUT",
+            "/v2/locked/x/blobs/uploads/none?digest=sha256:0",
+            403,
+        ),
+    ];
+    for (method, path, status) in requests {
+        let mut stream = bed.raw().await;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: o\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        // All of it can be sent, although the answer came long before.
+        begin(&mut stream, &head, &body).await;
+        let answer = rest(stream).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+        assert!(answer.contains("\"errors\":"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn sessions_belong_to_their_repository_and_end() {
     let bed = bed_with(|config| {
         config.limits.session_idle = Duration::from_millis(200);

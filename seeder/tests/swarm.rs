@@ -185,7 +185,7 @@ impl Tracker {
 }
 
 /// A tracker on a port of its own, until the guard goes.
-async fn tracker() -> (Tracker, url::Url, tokio_util::sync::DropGuard) {
+fn tracker() -> (Tracker, url::Url, tokio_util::sync::DropGuard) {
     let tracker = Tracker::default();
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap())
@@ -199,7 +199,7 @@ async fn tracker() -> (Tracker, url::Url, tokio_util::sync::DropGuard) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trackers_know_everything_before_the_manifest_is_acknowledged() {
-    let (tracker, url, _up) = tracker().await;
+    let (tracker, url, _up) = tracker();
     let bed = bed_with(|config| {
         config.trackers = vec![url.clone()];
         config.tracker_secret = Some("s3cret".into());
@@ -247,7 +247,7 @@ async fn trackers_know_everything_before_the_manifest_is_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tracker_that_forgot_is_told_again() {
-    let (tracker, url, _up) = tracker().await;
+    let (tracker, url, _up) = tracker();
     let bed = bed_with(|config| config.trackers = vec![url]).await;
     bed.push("p/x", "one").await;
     soon(|| tracker.labels().len() == 1).await;
@@ -264,7 +264,7 @@ async fn a_tracker_that_forgot_is_told_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_does_not_need_a_tracker() {
-    let (tracker, url, _up) = tracker().await;
+    let (tracker, url, _up) = tracker();
     tracker.told(|told| told.down = true);
     let bed = bed_with(|config| config.trackers = vec![url]).await;
     let manifest = bed.push_image("team/app", "v1", &[b"layer"]).await;

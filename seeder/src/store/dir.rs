@@ -19,8 +19,9 @@
 //! new parent synced, so a digest is there with bytes and torrent or not at all. Small files
 //! are replaced by rename the same way. Only then is the index in memory changed, which
 //! answers `stat`, `linked` and `holders` without touching the disk. A start reads names and
-//! lengths, never content; after an unclean stop it first makes durable what the file system
-//! still remembers of the process that died.
+//! lengths, never content. After an unclean stop it may read what the process that died had
+//! not made durable yet; so the file system is synced in the background, and nothing new is
+//! acknowledged before that is done.
 //!
 //! All blocking work runs on blocking threads.
 
@@ -36,6 +37,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::thread::JoinHandle;
 
 use oci::{Digest, RepoName};
 
@@ -58,6 +60,8 @@ struct Inner {
     /// Held while a repository's directories are made, so that nobody puts a file into one
     /// whose own entry is not on disk yet.
     making: Mutex<()>,
+    /// After an unclean stop: makes durable what was found. Whoever changes something waits.
+    settling: Mutex<Option<JoinHandle<Result<(), StoreError>>>>,
     /// Held, by path, while a tag is compared and moved, or content comes or goes.
     moving: [Mutex<()>; 64],
     /// The lock on the directory lives as long as this.
@@ -108,21 +112,21 @@ impl DirStore {
     pub(crate) fn open(root: &Path) -> Result<Self, OpenError> {
         durable::make_root(root)?;
         let lock = lock(root)?;
-        check_format(root)?;
+        let fresh = check_format(root)?;
         sweep(&root.join("spool"))?;
         lay_out(root)?;
-        let clean = root.join("clean");
-        if clean.exists() {
-            durable::remove(&clean)?;
-        } else {
-            durable::sync_all(root)?;
-        }
+        let clean = durable::remove(&root.join("clean"))?;
         let index = scan::read(root)?;
+        let settling = (!clean && !fresh).then(|| {
+            let root = root.to_owned();
+            std::thread::spawn(move || durable::sync_all(&root))
+        });
         let inner = Inner {
             root: root.to_owned(),
             staged: AtomicU64::new(0),
             index: RwLock::new(index),
             making: Mutex::new(()),
+            settling: Mutex::new(settling),
             moving: std::array::from_fn(|_| Mutex::new(())),
             _lock: lock,
         };
@@ -143,6 +147,7 @@ impl DirStore {
 
     /// Says that everything is on disk, so that the next start need not make sure. Blocking.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
+        self.inner.settle()?;
         durable::write_new(&self.inner.root.join("clean"), b"")?;
         durable::sync_dir(&self.inner.root)
     }
@@ -163,6 +168,20 @@ impl DirStore {
 }
 
 impl Inner {
+    /// Waits until what was found at start is durable: what is acknowledged from now on may
+    /// rest on it.
+    fn settle(&self) -> Result<(), StoreError> {
+        let mut settling = self
+            .settling
+            .lock()
+            .expect("no panic while the start settles");
+        match settling.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(synced)) => synced,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
+    }
+
     fn staging_dir(&self) -> PathBuf {
         let n = self.staged.fetch_add(1, Ordering::Relaxed);
         self.root.join("spool").join(n.to_string())
@@ -250,18 +269,19 @@ fn lock(root: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn check_format(root: &Path) -> Result<(), OpenError> {
+/// `true` when the directory was no store before.
+fn check_format(root: &Path) -> Result<bool, OpenError> {
     let path = root.join("format");
     let found = match fs::read_to_string(&path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             durable::replace(&root.join("format.new"), &path, FORMAT.as_bytes())?;
-            return Ok(());
+            return Ok(true);
         }
         Err(source) => return Err(OpenError::Io { path, source }),
     };
     if found == FORMAT {
-        return Ok(());
+        return Ok(false);
     }
     let source = io::Error::new(
         io::ErrorKind::InvalidData,

@@ -73,6 +73,7 @@ impl BlobStore for DirStore {
 
 impl Inner {
     fn put(&self, mut blob: NewBlob) -> Result<BlobMeta, StoreError> {
+        self.settle()?;
         if let Some(stored) = self.index().blobs.get(&blob.digest) {
             return Ok(stored.clone());
         }

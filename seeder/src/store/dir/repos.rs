@@ -15,7 +15,7 @@ use crate::store::{RepoStore, StoreError, page_of};
 impl RepoStore for DirStore {
     async fn link(&self, repo: &RepoName, digest: &Digest) -> Result<(), StoreError> {
         if self.inner.index().holds(repo, digest, Kind::Blob) {
-            return Ok(());
+            return self.blocking(Inner::settle).await;
         }
         let (repo, digest) = (repo.clone(), digest.clone());
         self.blocking(move |inner| {
@@ -157,6 +157,7 @@ impl RepoStore for DirStore {
 impl Inner {
     /// A directory of the repository, durable when it returns.
     pub(super) fn make(&self, repo: &RepoName, below: &Path) -> Result<PathBuf, StoreError> {
+        self.settle()?;
         let dir = self.repo_dir(repo).join(below);
         let _making = self
             .making
