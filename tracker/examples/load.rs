@@ -1,13 +1,17 @@
-//! Puts load on any HTTP tracker and prints what it took: announces per second, and the
-//! tracker's CPU time per announce when its process is named.
+//! Puts load on any HTTP tracker and prints what it took: announces per second, latencies, and
+//! the tracker's CPU time per announce when its process is named.
 //!
 //! ```text
-//! cargo run --release -p tracker --example load -- 127.0.0.1:15003 --keep-alive --pid 4711
+//! load 127.0.0.1:15003 --keep-alive --pid 4711      mixed announces from a few connections
+//! load 127.0.0.1:15003 --each-once --torrents 10000 --peers 100 --keep-alive
+//!                                                   every peer of every torrent, once
+//! load 127.0.0.1:15003 --at-once 10000              so many agents in the same moment
+//! load --write-hashes FILE                          the torrents, for a whitelist
 //! ```
 //!
 //! Blocking sockets on a few threads, so that the load costs little and the same on every
-//! tracker. Requests are made before the clock starts: torrents, peers and events are mixed as
-//! a fleet mixes them, and the same seed asks the same.
+//! tracker. Torrents, peers and events are mixed as a fleet mixes them, and the same in every
+//! run.
 
 #![allow(
     clippy::print_stdout,
@@ -17,16 +21,19 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 struct Plan {
     addr: SocketAddr,
     keep_alive: bool,
+    each_once: bool,
+    at_once: Option<u32>,
     threads: u32,
     requests: u64,
     torrents: u32,
@@ -48,61 +55,98 @@ fn main() -> io::Result<()> {
         let lines = (0..plan.torrents).map(|n| hex(&info_hash(n)) + "\n");
         return std::fs::write(path, lines.collect::<String>());
     }
-    let done = AtomicU64::new(0);
-    let failed = AtomicU64::new(0);
-    let bytes = AtomicU64::new(0);
-    let corpus: Vec<Vec<Vec<u8>>> = (0..plan.threads).map(|n| requests(&plan, n)).collect();
     let cpu = plan.pid.map(cpu_time);
     let started = Instant::now();
-    std::thread::scope(|scope| {
-        for requests in &corpus {
-            scope.spawn(|| load(&plan, requests, &done, &failed, &bytes));
-        }
-    });
+    let outcome = match plan.at_once {
+        Some(agents) => at_once(&plan, agents)?,
+        None => steady(&plan),
+    };
     let took = started.elapsed();
-    let answered = done.load(Ordering::Relaxed);
-    let rate = answered as f64 / took.as_secs_f64();
-    print!(
-        "{answered} answers, {rate:.0}/s, {} failed",
-        failed.load(Ordering::Relaxed)
-    );
-    print!(
-        ", {:.0} bytes each",
-        bytes.load(Ordering::Relaxed) as f64 / answered.max(1) as f64
-    );
-    if let (Some(before), Some(pid)) = (cpu, plan.pid) {
-        let spent = (cpu_time(pid) - before).as_secs_f64() * 1e6;
-        print!(", {:.2} us of CPU each", spent / answered.max(1) as f64);
-    }
-    println!();
+    report(&plan, outcome, took, cpu);
     Ok(())
 }
 
-/// Asks until all threads together have their number of answers.
-fn load(
-    plan: &Plan,
-    requests: &[Vec<u8>],
-    done: &AtomicU64,
-    failed: &AtomicU64,
-    bytes: &AtomicU64,
-) {
+/// What happened.
+#[derive(Default)]
+struct Outcome {
+    latencies: Vec<Duration>,
+    failed: u64,
+    bytes: u64,
+}
+
+fn report(plan: &Plan, mut outcome: Outcome, took: Duration, cpu: Option<Duration>) {
+    let answered = outcome.latencies.len();
+    let each = |whole: f64| whole / (answered.max(1) as f64);
+    let rate = answered as f64 / took.as_secs_f64();
+    print!("{answered} answers, {rate:.0}/s, {} failed", outcome.failed);
+    print!(", {:.0} bytes each", each(outcome.bytes as f64));
+    outcome.latencies.sort_unstable();
+    for (name, part) in [("p50", 50), ("p99", 99), ("p99.9", 999), ("max", 100)] {
+        let scale = if part > 100 { 1_000 } else { 100 };
+        let at = (answered * part / scale).min(answered.saturating_sub(1));
+        let latency = outcome.latencies.get(at).copied().unwrap_or_default();
+        print!(", {name} {:.2} ms", latency.as_secs_f64() * 1e3);
+    }
+    if let (Some(before), Some(pid)) = (cpu, plan.pid) {
+        let spent = (cpu_time(pid) - before).as_secs_f64() * 1e6;
+        print!(", {:.2} us of CPU each", each(spent));
+    }
+    println!();
+}
+
+/// A few connections that ask as fast as they are answered.
+fn steady(plan: &Plan) -> Outcome {
+    let asked = AtomicU64::new(0);
+    let mut whole = Outcome::default();
+    std::thread::scope(|scope| {
+        let asked = &asked;
+        let load = |thread| scope.spawn(move || load(plan, thread, asked));
+        let threads: Vec<_> = (0..plan.threads).map(load).collect();
+        for thread in threads {
+            let part = thread.join().expect("no thread panics");
+            whole.latencies.extend(part.latencies);
+            whole.failed += part.failed;
+            whole.bytes += part.bytes;
+        }
+    });
+    whole
+}
+
+fn load(plan: &Plan, thread: u32, asked: &AtomicU64) -> Outcome {
+    let mut outcome = Outcome::default();
     let mut connection = None;
     let mut buffer = vec![0; 64 * 1024];
-    for request in requests.iter().cycle() {
-        if done.load(Ordering::Relaxed) + failed.load(Ordering::Relaxed) >= plan.requests {
-            return;
-        }
+    let mut ask = |request: &[u8]| {
+        let started = Instant::now();
         match ask(plan, &mut connection, request, &mut buffer) {
             Ok(n) => {
-                done.fetch_add(1, Ordering::Relaxed);
-                bytes.fetch_add(n as u64, Ordering::Relaxed);
+                outcome.latencies.push(started.elapsed());
+                outcome.bytes += n as u64;
             }
-            Err(_) => {
+            Err(error) => {
+                eprintln!("failed after {:?}: {error}", started.elapsed());
                 connection = None;
-                failed.fetch_add(1, Ordering::Relaxed);
+                outcome.failed += 1;
             }
         }
+    };
+    if plan.each_once {
+        for torrent in (thread..plan.torrents).step_by(plan.threads as usize) {
+            for peer in 0..plan.peers {
+                ask(&joining(plan, torrent, peer));
+            }
+        }
+        return outcome;
     }
+    // Made before, so that making them is no part of the load.
+    let requests = mixed(plan, thread);
+    for request in requests.iter().cycle() {
+        if asked.fetch_add(1, Ordering::Relaxed) >= plan.requests {
+            break;
+        }
+        ask(request);
+    }
+    outcome
 }
 
 /// One request and its whole answer, on a connection kept or of its own.
@@ -134,10 +178,48 @@ fn ask(
             break;
         }
     }
-    let good = buffer[..length].starts_with(b"HTTP/1.") && buffer[..length].ends_with(b"e");
-    let refused = buffer[..length].windows(7).any(|w| w == b"failure");
-    if good && !refused {
-        Ok(length)
+    check(&buffer[..length])
+}
+
+/// So many agents, each on a connection of its own, all at the same moment.
+fn at_once(plan: &Plan, agents: u32) -> io::Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for agent in 0..agents {
+            let request = joining(plan, agent % plan.torrents, agent);
+            let addr = plan.addr;
+            tasks.spawn(async move {
+                let started = Instant::now();
+                let mut stream = tokio::net::TcpStream::connect(addr).await?;
+                stream.write_all(&request).await?;
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).await?;
+                Ok::<_, io::Error>((check(&answer)?, started.elapsed()))
+            });
+        }
+        let mut outcome = Outcome::default();
+        while let Some(joined) = tasks.join_next().await {
+            match joined {
+                Ok(Ok((n, latency))) => {
+                    outcome.latencies.push(latency);
+                    outcome.bytes += n as u64;
+                }
+                _ => outcome.failed += 1,
+            }
+        }
+        Ok(outcome)
+    })
+}
+
+/// An answer that is a reply and no failure.
+fn check(answer: &[u8]) -> io::Result<usize> {
+    let whole = answer.starts_with(b"HTTP/1.") && answer.ends_with(b"e");
+    let refused = answer.windows(14).any(|w| w == b"failure reason");
+    if whole && !refused {
+        Ok(answer.len())
     } else {
         Err(io::ErrorKind::InvalidData.into())
     }
@@ -155,46 +237,58 @@ fn is_whole(answer: &[u8]) -> bool {
     length.is_some_and(|length| answer.len() >= head + 4 + length)
 }
 
-/// Every thread's own peers, over all torrents.
-fn requests(plan: &Plan, thread: u32) -> Vec<Vec<u8>> {
+/// A thread's own peers over all torrents, with the events of a fleet.
+fn mixed(plan: &Plan, thread: u32) -> Vec<Vec<u8>> {
     let mut rng = SmallRng::seed_from_u64(u64::from(thread) + 1);
     let one = |_| {
         let torrent = rng.random_range(0..plan.torrents);
-        let peer = rng.random_range(0..plan.peers);
-        let (event, left) = match rng.random_range(0..100) {
-            0..10 => ("&event=started", 1_000_000),
-            10..18 => ("&event=completed", 0),
-            18..22 => ("&event=stopped", 0),
-            22..45 => ("", 0),
-            _ => ("", rng.random_range(1..1_000_000)),
+        let peer = thread * plan.peers + rng.random_range(0..plan.peers);
+        let more = match rng.random_range(0..100) {
+            0..10 => "&left=1000000&event=started".to_owned(),
+            10..18 => "&left=0&event=completed".to_owned(),
+            18..22 => "&left=0&event=stopped".to_owned(),
+            22..45 => "&left=0".to_owned(),
+            _ => format!("&left={}", rng.random_range(1..1_000_000)),
         };
-        let mut hash = String::new();
-        for byte in info_hash(torrent) {
-            match byte {
-                b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' => {
-                    hash.push(char::from(byte));
-                }
-                byte => write!(hash, "%{byte:02X}").expect("a string takes all"),
-            }
-        }
-        // One port, and so one peer per torrent and number: as many addresses as a fleet has
-        // cannot be had on loopback.
-        let port = 1 + thread * plan.peers + peer;
-        let close = if plan.keep_alive {
-            "keep-alive"
-        } else {
-            "close"
-        };
-        format!(
-            "GET /announce?info_hash={hash}&peer_id=-LD0001-{port:012}&port={port}&uploaded=0\
-             &downloaded=0&left={left}&compact=1&numwant={}&key=1a2b3c4d{event} HTTP/1.1\r\n\
-             Host: tracker\r\nUser-Agent: load/1\r\nAccept-Encoding: identity\r\n\
-             Connection: {close}\r\n\r\n",
-            plan.numwant
-        )
-        .into_bytes()
+        request(plan, torrent, peer, 1 + peer, &more)
     };
     (0..20_000).map(one).collect()
+}
+
+/// A leecher that joins, at an address of its own: loopback is trusted to say it.
+fn joining(plan: &Plan, torrent: u32, peer: u32) -> Vec<u8> {
+    let ip = Ipv4Addr::from_bits(0x0a00_0000 + peer);
+    request(
+        plan,
+        torrent,
+        peer,
+        6881,
+        &format!("&left=1&event=started&ip={ip}"),
+    )
+}
+
+fn request(plan: &Plan, torrent: u32, peer: u32, port: u32, more: &str) -> Vec<u8> {
+    let mut hash = String::new();
+    for byte in info_hash(torrent) {
+        match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' => {
+                hash.push(char::from(byte));
+            }
+            byte => write!(hash, "%{byte:02X}").expect("a string takes all"),
+        }
+    }
+    let close = if plan.keep_alive {
+        "keep-alive"
+    } else {
+        "close"
+    };
+    format!(
+        "GET /announce?info_hash={hash}&peer_id=-LD0001-{peer:012}&port={port}&uploaded=0\
+         &downloaded=0&compact=1&numwant={}&key=1a2b3c4d{more} HTTP/1.1\r\nHost: tracker\r\n\
+         User-Agent: load/1\r\nAccept-Encoding: identity\r\nConnection: {close}\r\n\r\n",
+        plan.numwant
+    )
+    .into_bytes()
 }
 
 /// Spread over all shards, and the same in every run.
@@ -230,6 +324,8 @@ fn read_plan() -> Result<Plan, String> {
     let mut plan = Plan {
         addr: SocketAddr::from(([127, 0, 0, 1], 15003)),
         keep_alive: false,
+        each_once: false,
+        at_once: None,
         threads: 8,
         requests: 100_000,
         torrents: 1_000,
@@ -250,6 +346,8 @@ fn read_plan() -> Result<Plan, String> {
         };
         match argument.as_str() {
             "--keep-alive" => plan.keep_alive = true,
+            "--each-once" => plan.each_once = true,
+            "--at-once" => plan.at_once = Some(number()?),
             "--threads" => plan.threads = number()?,
             "--requests" => plan.requests = number()?.into(),
             "--torrents" => plan.torrents = number()?,

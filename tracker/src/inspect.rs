@@ -74,7 +74,7 @@ pub(crate) struct SwarmList {
 }
 
 #[derive(Debug, Serialize)]
-struct SwarmRow {
+pub(crate) struct SwarmRow {
     info_hash: InfoHash,
     /// The blob's digest.
     label: Option<String>,
@@ -182,6 +182,26 @@ pub(crate) fn swarms(table: &Table, page: &SwarmPage) -> SwarmList {
         swarms: rows,
         next,
     }
+}
+
+/// Swarms that something happened in at `since` or later, as many as a page takes.
+pub(crate) fn changed(table: &Table, since: Moment) -> Vec<SwarmRow> {
+    let mut rows = Vec::new();
+    for shard in table.shards_from(None) {
+        table.read_shard(shard, |shard| {
+            let changed = shard.iter().filter(|(_, swarm)| swarm.changed() >= since);
+            let room = PAGE_MAX - rows.len();
+            let new = changed.map(|(hash, swarm)| bare_row(*hash, swarm, shard.origins()));
+            rows.extend(new.take(room));
+        });
+    }
+    let registrations = table.registrations();
+    for row in &mut rows {
+        if let Some(entry) = registrations.entry(&row.info_hash) {
+            describe(row, entry);
+        }
+    }
+    rows
 }
 
 /// One swarm by info hash or label.

@@ -75,7 +75,7 @@ impl Tracker {
         }
         let shutdown = CancellationToken::new();
         let open = Open::default();
-        let routes = Routes::new(Arc::clone(&service), open.clone());
+        let routes = Routes::new(Arc::clone(&service), open.clone(), shutdown.clone());
         let serving = Serving {
             service: Arc::clone(&service),
             routes,

@@ -199,14 +199,17 @@ impl Shard {
     }
 
     /// The swarm is registered from here on, and `origin` seeds it.
-    pub(crate) fn register(&mut self, info_hash: InfoHash, origin: Option<Slot>) {
-        self.swarms.entry(info_hash).or_default().register(origin);
+    pub(crate) fn register(&mut self, now: Moment, info_hash: InfoHash, origin: Option<Slot>) {
+        self.swarms
+            .entry(info_hash)
+            .or_default()
+            .register(now, origin);
     }
 
     /// `origin` no longer seeds it.
-    pub(crate) fn withdraw(&mut self, info_hash: &InfoHash, origin: Slot) {
+    pub(crate) fn withdraw(&mut self, now: Moment, info_hash: &InfoHash, origin: Slot) {
         if let Some(swarm) = self.swarms.get_mut(info_hash) {
-            swarm.withdraw(origin);
+            swarm.withdraw(now, origin);
         }
     }
 

@@ -160,7 +160,7 @@ impl Table {
         let mut effects = Vec::new();
         let mut registrations = self.registrations();
         let (held, changed) = registrations.register(now, &request, &mut effects)?;
-        self.apply(&registrations, changed, &effects);
+        self.apply(now, &registrations, changed, &effects);
         Ok(RegisterReply {
             boot_id: self.boot_id.clone(),
             lease: self.lease,
@@ -176,7 +176,7 @@ impl Table {
         let mut effects = Vec::new();
         let mut registrations = self.registrations();
         let outcome = fill(&mut registrations, &mut effects);
-        self.apply(&registrations, true, &effects);
+        self.apply(Moment::default(), &registrations, true, &effects);
         outcome
     }
 
@@ -241,7 +241,7 @@ impl Table {
         let mut effects = Vec::new();
         let mut registrations = self.registrations();
         let changed = registrations.tick(now, &mut effects);
-        self.apply(&registrations, changed, &effects);
+        self.apply(now, &registrations, changed, &effects);
         for info_hash in registrations.due_orphans(now, ORPHANS_PER_TICK) {
             if self.with_shard(&info_hash, |shard| shard.forget(&info_hash)) {
                 registrations.drop_orphan(&info_hash);
@@ -253,7 +253,13 @@ impl Table {
 
     /// Tells the shards what changed in the registrations, which are locked meanwhile: what a
     /// shard knows of them never runs ahead of or behind another batch.
-    fn apply(&self, registrations: &Registrations, origins_changed: bool, effects: &[Effect]) {
+    fn apply(
+        &self,
+        now: Moment,
+        registrations: &Registrations,
+        origins_changed: bool,
+        effects: &[Effect],
+    ) {
         if origins_changed {
             let table: OriginTable = registrations.table();
             for shard in &self.shards {
@@ -263,10 +269,10 @@ impl Table {
         for effect in effects {
             match effect {
                 Effect::Register(info_hash, origin) => {
-                    self.with_shard(info_hash, |shard| shard.register(*info_hash, *origin));
+                    self.with_shard(info_hash, |shard| shard.register(now, *info_hash, *origin));
                 }
                 Effect::Withdraw(info_hash, origin) => {
-                    self.with_shard(info_hash, |shard| shard.withdraw(info_hash, *origin));
+                    self.with_shard(info_hash, |shard| shard.withdraw(now, info_hash, *origin));
                 }
             }
         }

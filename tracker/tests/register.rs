@@ -347,3 +347,53 @@ async fn the_api_pages_searches_and_shows_progress() {
     assert_eq!(status["origins"][0]["registrations"], 30);
     tracker.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_watcher_is_told_what_changes() {
+    let tracker = start(registered()).await;
+    let adds = vec![
+        registration(hash(1), "sha256:01"),
+        registration(hash(2), "sha256:02"),
+    ];
+    register(&tracker, &origin(1, &["10.0.0.1:15001"], adds)).await;
+    // What is told must have happened after the watcher came, not before.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut watcher = connect(&tracker).await;
+    let request = b"GET /api/changes HTTP/1.1\r\nHost: t\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut watcher, request)
+        .await
+        .unwrap();
+    let mut told = read_until(&mut watcher, String::new(), "event: status").await;
+    get(&tracker, &announce_of(2, PEER, 6881, "&left=1")).await;
+    told = read_until(&mut watcher, told, "event: swarms").await;
+    told = read_until(&mut watcher, told, "\n\n").await;
+    assert!(told.contains("text/event-stream"));
+    let rows = told.split("event: swarms").nth(1).unwrap();
+    let rows = rows.split("data: ").nth(1).unwrap().lines().next().unwrap();
+    let rows: serde_json::Value = serde_json::from_str(rows).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&rows[0]["label"], &rows[0]["leechers"]),
+        (&"sha256:02".into(), &1.into())
+    );
+    // A stream without end does not hold the tracker's end up.
+    tokio::time::timeout(PATIENCE, tracker.shutdown())
+        .await
+        .expect("a prompt end");
+}
+
+async fn read_until(stream: &mut tokio::net::TcpStream, mut text: String, what: &str) -> String {
+    let mut buffer = vec![0; 4096];
+    let mut from = text.len();
+    while !text[from.saturating_sub(what.len())..].contains(what) {
+        from = text.len();
+        let read = tokio::io::AsyncReadExt::read(stream, &mut buffer);
+        let read = tokio::time::timeout(PATIENCE, read).await;
+        let n = read
+            .expect("events in time")
+            .expect("a stream that can be read");
+        assert_ne!(n, 0, "the stream ended: {text}");
+        text += std::str::from_utf8(&buffer[..n]).expect("ASCII");
+    }
+    text
+}

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
 
 use super::connection::Serving;
 use super::routes::ConnectedFrom;
@@ -44,7 +44,10 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream, peer: IpAddr, un
         ended = connection.as_mut() => ended,
         () = serving.shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            match timeout(patience, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = ended {

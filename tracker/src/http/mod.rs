@@ -7,6 +7,7 @@
 //! ```
 
 pub(crate) mod accept;
+mod changes;
 pub(crate) mod connection;
 mod handover;
 mod head;

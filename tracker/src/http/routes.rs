@@ -14,7 +14,10 @@ use axum::{Extension, Json, Router};
 use torrents::announce::encode_failure;
 use torrents::register::{MAX_BODY, RegisterError, RegisterRequest};
 
+use tokio_util::sync::CancellationToken;
+
 use super::accept::Open;
+use super::changes::{self, Watchers};
 use super::lane;
 use crate::inspect::{self, PeerPage, SwarmPage};
 use crate::metrics::Held;
@@ -36,23 +39,32 @@ pub(crate) struct Routes(Router);
 struct Face {
     service: Arc<Service>,
     open: Open,
+    watchers: Watchers,
+    shutdown: CancellationToken,
 }
 
 impl Routes {
-    pub(crate) fn new(service: Arc<Service>, open: Open) -> Self {
+    pub(crate) fn new(service: Arc<Service>, open: Open, shutdown: CancellationToken) -> Self {
+        let watchers = Watchers::default();
         let router = Router::new()
             .route("/announce", get(announce))
             .route("/scrape", get(scrape))
             .route("/register", post(register))
             .route("/lookup/{label}", get(lookup))
             .route("/health", get(async || "OK"))
-            .route("/readiness", get(async || "OK"))
+            .route("/readiness", get(readiness))
             .route("/metrics", get(metrics))
             .route("/api/status", get(status))
+            .route("/api/changes", get(changes))
             .route("/api/swarms", get(swarms))
             .route("/api/swarms/{name}", get(swarm))
             .fallback(async || (StatusCode::NOT_FOUND, "not found"))
-            .with_state(Face { service, open });
+            .with_state(Face {
+                service,
+                open,
+                watchers,
+                shutdown,
+            });
         Self(router)
     }
 
@@ -212,6 +224,18 @@ async fn lookup(State(face): State<Face>, Path(label): Path<String>) -> Response
         )
             .into_response(),
     }
+}
+
+/// Whether it is of use to send announces here: not while it goes down.
+async fn readiness(State(face): State<Face>) -> Response {
+    if face.shutdown.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "shutting down").into_response();
+    }
+    "OK".into_response()
+}
+
+async fn changes(State(face): State<Face>) -> Response {
+    changes::stream(face.service, face.watchers, face.shutdown)
 }
 
 async fn metrics(State(face): State<Face>) -> Response {

@@ -59,6 +59,8 @@ pub(crate) struct Swarm {
     v6: Option<Box<PeerList<V6>>>,
     origins: SmallVec<[Slot; 4]>,
     completed: u32,
+    /// When a peer last joined, left or advanced, or an origin came or went.
+    changed: Moment,
     registered: bool,
 }
 
@@ -205,14 +207,20 @@ impl Swarm {
         self.registered
     }
 
-    pub(super) fn register(&mut self, origin: Option<Slot>) {
+    pub(crate) fn changed(&self) -> Moment {
+        self.changed
+    }
+
+    pub(super) fn register(&mut self, now: Moment, origin: Option<Slot>) {
         self.registered = true;
+        self.changed = now;
         if let Some(origin) = origin.filter(|origin| !self.origins.contains(origin)) {
             self.origins.push(origin);
         }
     }
 
-    pub(super) fn withdraw(&mut self, origin: Slot) {
+    pub(super) fn withdraw(&mut self, now: Moment, origin: Slot) {
+        self.changed = now;
         self.origins.retain(|slot| *slot != origin);
     }
 
@@ -225,10 +233,14 @@ impl Swarm {
         from: usize,
         budget: usize,
     ) -> (usize, Option<usize>) {
-        match family {
+        let outcome = match family {
             Family::V4 => expire_list(&mut self.v4, hasher, now, from, budget),
             Family::V6 => expire_list(&mut self.v6, hasher, now, from, budget),
+        };
+        if outcome.0 > 0 {
+            self.changed = now;
         }
+        outcome
     }
 
     #[cfg(test)]
@@ -272,6 +284,11 @@ impl Swarm {
             store_in(&mut self.v6, hasher, ask)
         };
         self.completed = self.completed.saturating_add(u32::from(completed));
+        // A seed that renews is the one announce that changes nothing.
+        let idle = Announced::Stored(Stored::Renewed);
+        if announced != idle || completed || !ask.peer.flags.has(Flags::SEED) {
+            self.changed = ask.peer.seen;
+        }
         announced
     }
 

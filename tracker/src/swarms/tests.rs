@@ -481,8 +481,8 @@ fn many_origins_take_turns_and_leave_room() {
         .collect();
     shard.set_origins(table.into());
     for slot in 0..10 {
-        shard.register(HASH, Some(slot));
-        shard.register(HASH, Some(slot));
+        shard.register(at(0), HASH, Some(slot));
+        shard.register(at(0), HASH, Some(slot));
     }
     tell(&mut shard, at(0), &request(99, 1, 5), asker("10.0.0.1", 1));
     let mut seen = HashSet::new();
