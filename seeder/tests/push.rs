@@ -332,7 +332,7 @@ async fn a_cancelled_upload_stops_its_writer() {
 #[tokio::test]
 async fn a_client_that_is_refused_while_it_sends_learns_why() {
     let bed = bed_as(|_| {}, Arc::new(Policy)).await;
-    let body = noise(13, 20_000_000);
+    let body = noise(13, 8_000_000);
     let requests = [
         ("PATCH", "/v2/p/x/blobs/uploads/none", 404),
         ("PUT", "/v2/p/x/manifests/v1", 413),
