@@ -157,7 +157,7 @@ fn skopeo_copies_by_tag_and_by_digest_and_every_platform_of_an_index() {
     let layout = lab.dir().join("layout");
     let index = image::oci_index(&layout, &["amd64", "arm64", "s390x"], 2_500_000);
     let source = format!("oci:{}:v1", layout.display());
-    let policy = ["--insecure-policy", "copy", "--all"];
+    let policy = ["--insecure-policy", "copy", "--all", "--preserve-digests"];
     let copy = |host: &harness::lab::Host, flags: &[&str], from: &str, to: &str| {
         host.run("skopeo", &[&policy[..], flags, &[from, to]].concat());
     };

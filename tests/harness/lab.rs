@@ -125,7 +125,10 @@ impl Drop for Lab {
 
 impl Lab {
     /// The tail of every log, for the reader of a failure.
-    #[allow(clippy::print_stderr, reason = "the reader of a failed test wants them")]
+    #[allow(
+        clippy::print_stderr,
+        reason = "the reader of a failed test wants them"
+    )]
     fn show_logs(&self) {
         for host in &self.hosts {
             for entry in std::fs::read_dir(&host.dir).into_iter().flatten().flatten() {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use torrents::swarm::{Action, Event, PeerKey, PeerKind, Settings, Swarm};
+use torrents::wire::Message;
 use torrents::{Bitfield, Geometry, PeerId};
 
 /// A full mesh in which time passes only when nothing else happens.
@@ -177,4 +178,52 @@ fn leechers_share_what_they_get() {
         assert!(total < 40_000_000 * 4 * 11 / 10, "{total} bytes moved");
         assert!(seed < 40_000_000 * 3, "the seed sent {seed} bytes");
     }
+}
+
+/// aria2 sends its whole bitfield again where many HAVEs would be due.
+#[test]
+fn a_peer_may_tell_what_it_has_again() {
+    let geometry = Geometry::new(10 << 14, 1 << 14).unwrap();
+    let full = Bitfield::full(geometry.pieces());
+    let mut seed = Swarm::new(geometry, full, PeerId([1; 20]), Settings::default(), 1);
+    let peer = PeerKey(7);
+    let (now, addr, id) = (
+        Duration::ZERO,
+        ([10, 0, 0, 2], 6881).into(),
+        PeerId([2; 20]),
+    );
+    let kind = PeerKind::Wire {
+        fast: true,
+        extended: true,
+        inbound: true,
+    };
+    seed.handle(
+        now,
+        Event::Connected {
+            peer,
+            addr: Some(addr),
+            id: Some(id),
+            kind,
+        },
+    );
+    let mut half = Bitfield::empty(geometry.pieces());
+    geometry
+        .all_pieces()
+        .take(5)
+        .for_each(|piece| assert!(half.insert(piece)));
+    for message in [
+        Message::HaveNone,
+        Message::Interested,
+        Message::Bitfield(half),
+    ] {
+        seed.handle(now, Event::Message { peer, message });
+        seed.check_invariants();
+    }
+    let gone = std::iter::from_fn(|| seed.poll_action())
+        .any(|action| matches!(action, Action::Disconnect { .. }));
+    assert!(!gone);
+    assert_eq!(
+        seed.peers().map(|peer| peer.pieces).collect::<Vec<_>>(),
+        [5]
+    );
 }

@@ -10,6 +10,8 @@ use crate::wire::Message;
 
 /// Blocks that nobody asked for, after which a peer is let go.
 const MAX_UNASKED: u32 = 64;
+/// How often a peer may tell everything it has: each time costs a walk over all pieces.
+const MAX_TOLD: u16 = 4_096;
 /// Answers to requests taken back that are tolerated.
 const MAX_LATE: u32 = 8_192;
 /// Requests doubled at once in the endgame.
@@ -32,7 +34,9 @@ impl Swarm {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
-        if std::mem::replace(&mut peer.told, true) {
+        // aria2 sends its bitfield again where many HAVEs would be due.
+        peer.told = peer.told.saturating_add(1);
+        if peer.told > MAX_TOLD {
             return self.drop_peer(slot, Reason::Protocol, now);
         }
         let before = std::mem::replace(&mut peer.pieces, pieces);
@@ -43,6 +47,7 @@ impl Swarm {
             picker.peer_joined(&peer.pieces);
         }
         if let Some(spread) = &mut self.spread {
+            spread.peer_left(&before, &mut peer.errands);
             spread.peer_joined(&peer.pieces);
         }
         self.after_gain(slot, now);

@@ -50,8 +50,8 @@ pub(super) struct Peer {
     pub(super) heard: Now,
     pub(super) spoke: Now,
     pub(super) pieces: Pieces,
-    /// It told what it has; it may do so once.
-    pub(super) told: bool,
+    /// How often it told everything it has.
+    pub(super) told: u16,
     pub(super) upload_only: bool,
 
     // Download.
@@ -121,7 +121,7 @@ impl Peer {
             heard: now,
             spoke: now,
             pieces: if web { Pieces::All } else { Pieces::None },
-            told: web,
+            told: u16::from(web),
             upload_only: web,
             wanted: 0,
             chokes_us: !web,
