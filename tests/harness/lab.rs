@@ -156,9 +156,11 @@ impl Host {
 
     /// A command that runs on this host.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
+        // Not `ip netns exec`: it hides the control groups that a Docker engine needs.
+        let mut command = Command::new("nsenter");
         command
-            .args(["netns", "exec", &self.ns, program])
+            .arg(format!("--net=/run/netns/{}", self.ns))
+            .arg(program)
             .stdin(Stdio::null());
         command
     }
