@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::SocketFlags;
 use tokio::io::Interest;
@@ -25,6 +25,9 @@ const BURST: usize = 64;
 
 /// Rest after an accept that failed for want of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Between two warnings about the same trouble.
+const WARN_AGAIN: Duration = Duration::from_secs(10);
 
 /// How many connections are open, over all listeners.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +76,7 @@ pub(crate) async fn accept_task(
 ) -> io::Result<()> {
     let listener = watch(listener)?;
     let tasks = TaskTracker::new();
+    let mut warned = None;
     loop {
         let ready = tokio::select! {
             ready = listener.readable() => ready,
@@ -92,7 +96,10 @@ pub(crate) async fn accept_task(
                 }
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections");
+                    if warned.is_none_or(|at: Instant| at.elapsed() > WARN_AGAIN) {
+                        tracing::warn!(%error, "cannot accept connections");
+                        warned = Some(Instant::now());
+                    }
                     tokio::time::sleep(BACK_OFF).await;
                     break;
                 }

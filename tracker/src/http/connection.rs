@@ -2,7 +2,8 @@
 //!
 //! A connection at rest owns no buffer: bytes are read into the thread's, and only a request
 //! that came in part, or a reply that could not be sent whole, gets memory of its own, both
-//! bounded. A request has one deadline from its first byte on, however slowly it drips.
+//! bounded. A request has one deadline from its first byte on, however slowly it drips; the
+//! first one, from the accept on.
 //!
 //! ```text
 //!   at rest ──bytes──▶ serve ──all sent, keep-alive──▶ at rest
@@ -58,6 +59,8 @@ pub(crate) struct Step {
     pub(crate) unread: Vec<u8>,
     /// What the socket did not take.
     unsent: Vec<u8>,
+    /// A whole request was served.
+    served: bool,
     next: Next,
 }
 
@@ -67,6 +70,7 @@ impl Step {
         Self {
             unread: Vec::new(),
             unsent: Vec::new(),
+            served: false,
             next: Next::Read,
         }
     }
@@ -94,12 +98,24 @@ pub(crate) async fn connection_task(
     let limits = &serving.service.limits;
     let mut deadline = Instant::now() + limits.request_time;
     loop {
+        if step.served {
+            // At rest it may stay; with part of another request the clock starts again.
+            let rests = step.unread.is_empty();
+            let patience = if rests {
+                limits.idle_time
+            } else {
+                limits.request_time
+            };
+            deadline = Instant::now() + patience;
+        }
         if !step.unsent.is_empty() {
             match timeout(limits.request_time, stream.write_all(&step.unsent)).await {
                 Ok(Ok(())) => step.unsent = Vec::new(),
                 _ => return,
             }
         }
+        // A client that pipelines without end must not keep the thread from the others.
+        tokio::task::consume_budget().await;
         match step.next {
             Next::Close => return,
             Next::HandOver => {
@@ -112,7 +128,7 @@ pub(crate) async fn connection_task(
                     return;
                 }
                 step = advance(&serving.service, &stream, peer, step.unread);
-                if resting || step.unread.is_empty() {
+                if resting && !step.unread.is_empty() {
                     deadline = Instant::now() + limits.request_time;
                 }
             }
@@ -120,15 +136,14 @@ pub(crate) async fn connection_task(
     }
 }
 
-/// Waits for bytes: at rest for the idle time or the shutdown, else for the rest of a request
-/// until its deadline.
+/// Waits for bytes until the deadline; at rest the shutdown ends the wait too.
 async fn readable(serving: &Serving, stream: &TcpStream, resting: bool, deadline: Instant) -> bool {
+    let ready = timeout_at(deadline, stream.readable());
     if !resting {
-        return matches!(timeout_at(deadline, stream.readable()).await, Ok(Ok(())));
+        return matches!(ready.await, Ok(Ok(())));
     }
-    let idle = timeout(serving.service.limits.idle_time, stream.readable());
     tokio::select! {
-        ready = idle => matches!(ready, Ok(Ok(()))),
+        ready = ready => matches!(ready, Ok(Ok(()))),
         () = serving.shutdown.cancelled() => false,
     }
 }
@@ -219,6 +234,7 @@ fn answer(
     let step = Step {
         unread: input[used..].to_vec(),
         unsent: output[sent..].to_vec(),
+        served: used > 0,
         next,
     };
     if buffers.output.capacity() > KEEP_OUTPUT {

@@ -20,7 +20,7 @@ use crate::swarms::Told;
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
 
 /// Replies are flushed before more requests are read once this much is waiting.
-const FLUSH_AT: usize = 64 * 1024;
+const FLUSH_AT: usize = 16 * 1024;
 
 /// What is to be done after the output is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
