@@ -28,13 +28,17 @@ pub(crate) fn agent(host: &Host, herd: &Host) -> Process {
     agent_with(host, herd, &[])
 }
 
-/// Starts an agent with more flags.
+/// Starts an agent with more flags; its data goes below the host's directory unless they say
+/// otherwise.
 pub(crate) fn agent_with(host: &Host, herd: &Host, flags: &[&str]) -> Process {
     let (herd, data) = (
         herd.ip().to_string(),
         host.dir().join("agent").display().to_string(),
     );
-    let mut args = vec!["agent", "--herd", &herd, "--data", &data];
+    let mut args = vec!["agent", "--herd", &herd];
+    if !flags.contains(&"--data") {
+        args.extend(["--data", &data]);
+    }
     args.extend(flags);
     let process = host.spawn("agent", SWELL, &args);
     healthy(host, "http://127.0.0.1:16002/health");
