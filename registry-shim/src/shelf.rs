@@ -24,8 +24,17 @@ use crate::metrics::Metrics;
 
 /// Evictions under way at once.
 const EVICT_AT_ONCE: usize = 32;
-/// Left free on the disk for everything else that writes there.
+/// Left free on the disk for everything else that writes there, at most.
 const RESERVE: u64 = 64 << 20;
+/// A small disk keeps this part of itself free instead.
+const RESERVE_PART: u64 = 16;
+
+/// Room on the disk, in bytes.
+struct Disk {
+    free: u64,
+    /// What stays free of it.
+    reserve: u64,
+}
 
 /// The engine's view of the store: it opens complete content when a peer asks for it.
 #[derive(Debug)]
@@ -221,28 +230,28 @@ impl Shelf {
                 self.evict_down_to(keep, spare).await;
             }
         }
+        let Disk { free, reserve } = self.disk().await?;
         let wanted = need
             .saturating_add(promised.unwritten)
-            .saturating_add(RESERVE);
-        let free = self.free().await?;
+            .saturating_add(reserve);
         if need == 0 || free >= wanted {
             return Ok(());
         }
         self.drop_leftovers(spare).await;
-        let free = self.free().await?;
+        let Disk { free, .. } = self.disk().await?;
         let keep = self
             .store
             .used()
             .saturating_sub(wanted.saturating_sub(free));
         self.evict_down_to(keep, spare).await;
-        let free = self.free().await?;
+        let Disk { free, .. } = self.disk().await?;
         if free >= wanted {
             return Ok(());
         }
         Err(RegistryError::new(
             ErrorCode::Unavailable,
             format!(
-                "the disk under {} is full: {need} bytes are needed and {RESERVE} stay free, \
+                "the disk under {} is full: {need} bytes are needed and {reserve} stay free, \
                  but only {free} are left and nothing more can be evicted. Free some space, \
                  or give the agent another --data directory",
                 self.dir.display()
@@ -293,16 +302,19 @@ impl Shelf {
         }
     }
 
-    async fn free(&self) -> Result<u64, RegistryError> {
+    async fn disk(&self) -> Result<Disk, RegistryError> {
         let dir = self.dir.clone();
-        blocking(move || rustix::fs::statvfs(&dir).map(|fs| (dir, fs)))
-            .await
-            .map(|(_, fs)| fs.f_bavail.saturating_mul(fs.f_frsize))
-            .map_err(|error| {
-                let path = self.dir.display();
-                let why = io::Error::from(error);
-                RegistryError::new(ErrorCode::Unavailable, format!("{path}: {why}"))
-            })
+        let fs = blocking(move || rustix::fs::statvfs(&dir).map(|fs| (dir, fs))).await;
+        let (_, fs) = fs.map_err(|error| {
+            let path = self.dir.display();
+            let why = io::Error::from(error);
+            RegistryError::new(ErrorCode::Unavailable, format!("{path}: {why}"))
+        })?;
+        let size = fs.f_blocks.saturating_mul(fs.f_frsize);
+        Ok(Disk {
+            free: fs.f_bavail.saturating_mul(fs.f_frsize),
+            reserve: RESERVE.min(size / RESERVE_PART),
+        })
     }
 
     fn suspects(&self) -> MutexGuard<'_, HashSet<String>> {
