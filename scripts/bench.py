@@ -392,14 +392,16 @@ def restart(opt):
             f.write(blob)
         digest = hashlib.sha256(blob).hexdigest()
         urls.append(f'url = "http://{A}:15000/v2/bench/app/blobs/uploads/?digest=sha256:{digest}"\n'
-                    f'data-binary = "@{path}"\noutput = "/dev/null"\nrequest = "POST"\nfail\nsilent\nshow-error\nnext\n')
+                    f'data-binary = "@{path}"\noutput = "/dev/null"\nrequest = "POST"\nfail\nsilent\nshow-error\n')
     config = os.path.join(ROOT, "curl.conf")
     with open(config, "w") as f:
-        f.write("".join(urls))
+        f.write("next\n".join(urls))
     in_ns("curl", "--config", config)
     p.stop()
     times, memory = [], []
     for _ in range(opt.rounds):
+        # The tracker must learn everything from the origin again, not from its own cache.
+        shutil.rmtree(os.path.join(data, "tracker"), ignore_errors=True)
         began = time.monotonic()
         p = herd(data=data)
         registered = lambda: json.loads(in_ns("curl", "-fsS", f"http://{A}:15003/api/swarms?limit=1"))["total"] >= opt.blobs
