@@ -341,3 +341,101 @@ fn joined<T>(result: Result<T, JoinError>) -> Result<T, StoreError> {
         Err(_) => StoreError::Closing,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::DirStore;
+
+    /// Small and repeatable: the seed is in every message.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 % sides as u64).unwrap()
+        }
+    }
+
+    fn store() -> (tempfile::TempDir, Arc<dyn BlobStore>) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::open(&dir.path().join("data")).unwrap();
+        (dir, store.stores().blobs)
+    }
+
+    async fn feed(intake: &mut Intake, dice: &mut Dice, mut body: &[u8]) {
+        while !body.is_empty() {
+            let (step, rest) = body.split_at((1 + dice.roll(300_000)).min(body.len()));
+            intake.take(Bytes::copy_from_slice(step)).await.unwrap();
+            body = rest;
+        }
+    }
+
+    /// Bodies in steps of any size, some of them taken back: what is left is the others, on
+    /// disk, in the digest and in the pieces.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn bodies_count_whole_or_not_at_all() {
+        let (_dir, store) = store();
+        for seed in 1..=12 {
+            let mut dice = Dice(seed * 0x9e37_79b9);
+            let mut intake = Intake::new(Arc::clone(&store), Algorithm::Sha256);
+            let mut kept = Vec::new();
+            for _ in 0..5 {
+                let length = [0, 1, 4_000, BATCH, BATCH + 1, 3_000_000][dice.roll(6)];
+                let byte = u8::try_from(dice.roll(256)).unwrap();
+                let body = vec![byte; length];
+                let mark = intake.mark();
+                feed(&mut intake, &mut dice, &body).await;
+                if dice.roll(3) == 0 {
+                    intake.rewind(mark).await.unwrap();
+                } else {
+                    intake.settle().await.unwrap();
+                    kept.extend_from_slice(&body);
+                }
+                assert_eq!(intake.length(), kept.len() as u64, "seed {seed}");
+            }
+            let wanted = Digest::sha256_of(&kept);
+            let Finished { blob, rehash } = intake.finish(&wanted).await.unwrap();
+            assert!(!rehash);
+            let mut hasher = StreamHasher::new();
+            hasher.update(&kept);
+            let pieces = blob.info.as_ref().map_or(&[][..], Info::pieces);
+            assert_eq!(pieces, hasher.finish().pieces, "seed {seed}");
+            let digest = hash_file(blob.staged.file(), blob.length, wanted.verifier());
+            assert_eq!(digest.await.unwrap().unwrap(), wanted, "seed {seed}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_long_body_is_synced_behind_its_writer() {
+        let (_dir, store) = store();
+        let mut intake = Intake::new(store, Algorithm::Sha256);
+        let block = Bytes::from(vec![7; BATCH]);
+        let mut verifier = Verifier::new(Algorithm::Sha256);
+        let blocks = 5 * STRETCH / 2 / BATCH as u64;
+        for _ in 0..blocks {
+            verifier.update(&block);
+            intake.take(block.clone()).await.unwrap();
+        }
+        assert!(intake.length - intake.synced <= STRETCH + BATCH as u64);
+        let finished = intake.finish(&verifier.finish()).await.unwrap();
+        // Beyond 128 MiB, pieces of 1 MiB.
+        let info = finished.blob.info.unwrap();
+        assert_eq!(u64::from(info.geometry().pieces()), blocks);
+    }
+
+    #[tokio::test]
+    async fn the_wrong_digest_removes_what_came() {
+        let (dir, store) = store();
+        let mut intake = Intake::new(store, Algorithm::Sha256);
+        intake.take(Bytes::from_static(b"bytes")).await.unwrap();
+        let refused = intake.finish(&Digest::sha256_of(b"others")).await;
+        assert!(matches!(refused, Err(FinishError::Mismatch { .. })));
+        let spool = dir.path().join("data/spool");
+        while std::fs::read_dir(&spool).unwrap().count() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+}

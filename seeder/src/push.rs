@@ -5,6 +5,8 @@
 //! commit under way nor leaves a session half-written. There is no deadline on a body; one
 //! that stalls is cut by the port.
 
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 use std::borrow::Cow;
