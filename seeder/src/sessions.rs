@@ -17,6 +17,10 @@ use crate::intake::{Intake, Mark};
 use crate::store::{BlobStore, StoreError};
 use crate::upload::{Claim, Expected, Refusal, Upload};
 
+/// When all sessions are taken, those that never got a byte for this long make room: clients
+/// open sessions they then forget.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
 /// All sessions of an origin.
 pub(crate) struct Sessions {
     table: Mutex<HashMap<String, Arc<Session>>>,
@@ -81,6 +85,10 @@ impl Sessions {
         algorithm: Algorithm,
     ) -> Result<Arc<Session>, TooMany> {
         let mut table = self.table();
+        if table.len() >= self.limit {
+            let now = Instant::now();
+            table.retain(|_, session| !session.upload().forgotten(now, FORGOTTEN.min(self.idle)));
+        }
         if table.len() >= self.limit {
             return Err(TooMany(self.limit));
         }

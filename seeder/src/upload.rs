@@ -147,6 +147,12 @@ impl Upload {
         self.state = State::Gone;
     }
 
+    /// Ends the session if it has no byte and nobody touched it for `idle`. `true` when it is
+    /// over.
+    pub(crate) fn forgotten(&mut self, now: Instant, idle: Duration) -> bool {
+        self.offset == 0 && self.expire(now, idle)
+    }
+
     /// Ends the session if nobody touched it for `idle`. `true` when it is over.
     pub(crate) fn expire(&mut self, now: Instant, idle: Duration) -> bool {
         if self.state == State::Idle && now.saturating_duration_since(self.touched) >= idle {
@@ -215,6 +221,19 @@ mod tests {
         assert!(upload.lost(later));
         assert!(!upload.expire(later + idle / 2, idle));
         assert!(upload.expire(later + idle, idle));
+    }
+
+    #[test]
+    fn only_an_empty_session_is_forgotten() {
+        let start = Instant::now();
+        let idle = Duration::from_secs(60);
+        let mut upload = Upload::new(start);
+        assert!(!upload.forgotten(start + idle / 2, idle));
+        upload.begin(start, &Claim::default()).unwrap();
+        assert!(!upload.forgotten(start + idle, idle));
+        assert!(upload.taken(start, 1));
+        assert!(!upload.forgotten(start + idle, idle));
+        assert!(Upload::new(start).forgotten(start + idle, idle));
     }
 
     #[derive(Debug, Clone)]
