@@ -18,6 +18,7 @@ mod inspect;
 mod limiter;
 mod metrics;
 mod moment;
+mod page;
 mod peers;
 mod registrations;
 mod server;

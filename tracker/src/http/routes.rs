@@ -58,6 +58,7 @@ impl Routes {
             .route("/api/changes", get(changes))
             .route("/api/swarms", get(swarms))
             .route("/api/swarms/{name}", get(swarm))
+            .merge(crate::page::routes())
             .fallback(async || (StatusCode::NOT_FOUND, "not found"))
             .with_state(Face {
                 service,
