@@ -13,7 +13,12 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let html = || file("text/html; charset=utf-8", include_str!("page/index.html"));
     let css = || file("text/css; charset=utf-8", include_str!("page/page.css"));
-    let js = || file("text/javascript; charset=utf-8", include_str!("page/page.js"));
+    let js = || {
+        file(
+            "text/javascript; charset=utf-8",
+            include_str!("page/page.js"),
+        )
+    };
     Router::new()
         .route("/", get(async move || html()))
         .route("/page.css", get(async move || css()))
@@ -29,4 +34,31 @@ fn file(kind: &'static str, text: &'static str) -> Response {
         (header::CACHE_CONTROL, "no-cache"),
     ];
     (headers, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    /// What clients chose reaches the page as text only, and nothing comes from elsewhere.
+    #[test]
+    fn the_page_makes_no_markup_of_text_and_asks_nobody_else() {
+        let files = [
+            include_str!("page/index.html"),
+            include_str!("page/page.css"),
+            include_str!("page/page.js"),
+        ];
+        for text in files {
+            for forbidden in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacent",
+                "document.write",
+                "eval(",
+            ] {
+                assert!(!text.contains(forbidden), "{forbidden}");
+            }
+            assert!(
+                !text.contains("//cdn") && !text.contains("http://") && !text.contains("https://")
+            );
+        }
+    }
 }
