@@ -123,7 +123,7 @@ impl Api {
                     .info_hash()
                     .and_then(|hash| shim.engine.torrent(hash))
             {
-                record.uploaded(&torrent.transfer(), &shim.around.metrics);
+                record.uploaded(|| torrent.transfer(), &shim.around.metrics);
             }
         }
         let torrents = shim.engine.status().await;

@@ -14,7 +14,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use leecher::content::Content;
@@ -70,6 +70,8 @@ pub(crate) struct Fetch {
     trackers: Tiers,
     length: u64,
     state: watch::Sender<State>,
+    /// The digest of the whole is right: readers go on whatever becomes of the store.
+    verified: AtomicBool,
     /// Bytes verified from the start without a gap, as far as is known.
     prefix: watch::Sender<u64>,
     readers: AtomicUsize,
@@ -126,6 +128,7 @@ impl Fetch {
             digest,
             length,
             state: watch::Sender::new(State::Running),
+            verified: AtomicBool::new(false),
             prefix: watch::Sender::new(resumed),
             readers: AtomicUsize::new(0),
             record,
@@ -178,28 +181,25 @@ impl Fetch {
 
     /// Resolves when the whole is verified, or when readers must be cut.
     pub(crate) async fn verdict(&self) -> Result<(), BlobError> {
-        self.decided(|state| !matches!(state, State::Running)).await
+        let error = match self.reached(|state| !matches!(state, State::Running)).await {
+            Err(error) if !self.verified.load(Ordering::Acquire) => error,
+            _ => return Ok(()),
+        };
+        Err(BlobError(error.message.into()))
     }
 
     /// Resolves when the content is in the store, or when readers must be cut.
     pub(crate) async fn stored(&self) -> Result<(), RegistryError> {
+        let over = |state: &State| !matches!(state, State::Running | State::Verified);
+        self.reached(over).await
+    }
+
+    async fn reached(&self, there: impl Fn(&State) -> bool) -> Result<(), RegistryError> {
         let mut states = self.state.subscribe();
-        let wait = |state: &State| !matches!(state, State::Running | State::Verified);
-        match states.wait_for(wait).await.as_deref() {
+        match states.wait_for(|state| there(state)).await.as_deref() {
             Ok(State::Stalled(error) | State::Failed(error)) => Err(error.clone()),
             Ok(State::Running | State::Verified | State::Stored) => Ok(()),
             Err(_) => Err(Failure::Stopping.told(&self.digest)),
-        }
-    }
-
-    async fn decided(&self, wait: impl Fn(&State) -> bool) -> Result<(), BlobError> {
-        let mut states = self.state.subscribe();
-        match states.wait_for(|state| wait(state)).await.as_deref() {
-            Ok(State::Stalled(error) | State::Failed(error)) => {
-                Err(BlobError(error.message.as_str().into()))
-            }
-            Ok(State::Running | State::Verified | State::Stored) => Ok(()),
-            Err(_) => Err(BlobError(Failure::Stopping.to_string().into())),
         }
     }
 
@@ -250,6 +250,7 @@ impl Fetch {
         }
         self.take_stock(around);
         self.record.verified(&around.metrics);
+        self.verified.store(true, Ordering::Release);
         self.state.send_replace(State::Verified);
         let store = around.shelf.store().clone();
         let name = self.digest.torrent_name();
@@ -321,7 +322,8 @@ impl Fetch {
                     self.resume();
                 }
                 Some(_) => {}
-                None if quiet.hoping.elapsed() < stall || self.unread() => {}
+                None if self.unread() => quiet.hoping = Instant::now(),
+                None if quiet.hoping.elapsed() < stall => {}
                 None => {
                     if self.cut_readers(quiet.hoping.elapsed(), around).await {
                         quiet.cut = Some(Instant::now());
@@ -378,12 +380,13 @@ impl Fetch {
     /// Reads the engine's counters into the record; returns a number that changes when
     /// anything arrived.
     pub(crate) fn take_stock(&self, around: &Surroundings) -> u64 {
-        let transfer = self.torrent.transfer();
         let verified = self.verified_bytes();
         let origins = around.herds.peers();
-        self.record
-            .transferred(&transfer, verified, &origins, &around.metrics);
-        verified + transfer.downloaded + transfer.from_web_seeds
+        let transfer = || self.torrent.transfer();
+        let arrived = self
+            .record
+            .transferred(transfer, verified, &origins, &around.metrics);
+        verified + arrived
     }
 
     fn verified_bytes(&self) -> u64 {
@@ -399,7 +402,7 @@ impl Fetch {
 struct Quiet {
     /// In all.
     since: Instant,
-    /// For the readers there are now.
+    /// For the readers there are now; a moment ago when there are none.
     hoping: Instant,
     /// When they were cut.
     cut: Option<Instant>,

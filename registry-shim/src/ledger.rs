@@ -124,14 +124,18 @@ impl Record {
     }
 
     /// The engine's counters as they are now. What grew since the last call is added to the
-    /// metrics. `origins` are the addresses that count as an origin.
+    /// metrics. `origins` are the addresses that count as an origin. Returns the useful bytes
+    /// that arrived so far.
     pub(crate) fn transferred(
         &self,
-        transfer: &Transfer,
+        transfer: impl FnOnce() -> Transfer,
         verified: u64,
         origins: &[SocketAddr],
         metrics: &Metrics,
-    ) {
+    ) -> u64 {
+        let mut state = self.state();
+        // Read under the lock: an older count after a newer one would be added twice.
+        let transfer = transfer();
         let listed = transfer.from_peers.iter();
         let origin: u64 = listed
             .filter(|(addr, _)| origins.contains(addr))
@@ -144,13 +148,11 @@ impl Record {
             uploaded: transfer.uploaded,
             wasted: transfer.wasted,
         };
-        let mut state = self.state();
         let was = std::mem::replace(&mut state.flow, flow);
         state.verified = verified;
         state.seeded = transfer.uploaded;
-        state.sources.clone_from(&transfer.from_peers);
+        state.sources = transfer.from_peers;
         state.origins = origins.to_vec();
-        drop(state);
         for (source, now, was) in [
             (Source::origin, flow.origin, was.origin),
             (Source::peer, flow.peers, was.peers),
@@ -158,18 +160,19 @@ impl Record {
         ] {
             metrics.received(source, now.saturating_sub(was));
         }
-        metrics
-            .uploaded
-            .inc_by(flow.uploaded.saturating_sub(was.uploaded));
+        let uploaded = flow.uploaded.saturating_sub(was.uploaded);
+        metrics.uploaded.inc_by(uploaded);
         metrics
             .wasted
             .inc_by(flow.wasted.saturating_sub(was.wasted));
+        transfer.downloaded + transfer.from_web_seeds
     }
 
     /// A finished download's torrent, as it goes on giving. Counters of a torrent that was
     /// closed and opened again start anew, so only what grew is added.
-    pub(crate) fn uploaded(&self, transfer: &Transfer, metrics: &Metrics) {
+    pub(crate) fn uploaded(&self, transfer: impl FnOnce() -> Transfer, metrics: &Metrics) {
         let mut state = self.state();
+        let transfer = transfer();
         let seen = &mut state.seeded;
         let grown = transfer
             .uploaded
@@ -272,8 +275,8 @@ mod tests {
             from_web_seeds: 5,
             ..Transfer::default()
         };
-        record.transferred(&transfer(10, 20), 16, &[origin], &metrics);
-        record.transferred(&transfer(30, 65), 100, &[origin], &metrics);
+        record.transferred(|| transfer(10, 20), 16, &[origin], &metrics);
+        record.transferred(|| transfer(30, 65), 100, &[origin], &metrics);
         record.verified(&metrics);
         let status = record.status();
         assert_eq!(status.from_origin, 30);

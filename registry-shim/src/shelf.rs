@@ -24,17 +24,8 @@ use crate::metrics::Metrics;
 
 /// Evictions under way at once.
 const EVICT_AT_ONCE: usize = 32;
-/// Left free on the disk for everything else that writes there, at most.
+/// Left free for everything else that writes to the disk: a hundredth of it, at most this.
 const RESERVE: u64 = 64 << 20;
-/// A small disk keeps this part of itself free instead.
-const RESERVE_PART: u64 = 16;
-
-/// Room on the disk, in bytes.
-struct Disk {
-    free: u64,
-    /// What stays free of it.
-    reserve: u64,
-}
 
 /// The engine's view of the store: it opens complete content when a peer asks for it.
 #[derive(Debug)]
@@ -96,6 +87,13 @@ pub(crate) struct Promised {
     pub(crate) length: u64,
     /// Bytes of these that are not on the disk yet.
     pub(crate) unwritten: u64,
+}
+
+/// The file system the store is on.
+#[derive(Debug, Clone, Copy)]
+struct Disk {
+    free: u64,
+    reserve: u64,
 }
 
 impl Shelf {
@@ -230,31 +228,36 @@ impl Shelf {
                 self.evict_down_to(keep, spare).await;
             }
         }
-        let Disk { free, reserve } = self.disk().await?;
-        let wanted = need
-            .saturating_add(promised.unwritten)
-            .saturating_add(reserve);
-        if need == 0 || free >= wanted {
+        if need == 0 {
+            return Ok(());
+        }
+        let wanted = need.saturating_add(promised.unwritten);
+        let missing = |disk: &Disk| {
+            let all = wanted.saturating_add(disk.reserve);
+            all.saturating_sub(disk.free)
+        };
+        if missing(&self.disk().await?) == 0 {
             return Ok(());
         }
         self.drop_leftovers(spare).await;
-        let Disk { free, .. } = self.disk().await?;
-        let keep = self
-            .store
-            .used()
-            .saturating_sub(wanted.saturating_sub(free));
-        self.evict_down_to(keep, spare).await;
-        let Disk { free, .. } = self.disk().await?;
-        if free >= wanted {
+        let short = missing(&self.disk().await?);
+        if short > 0 {
+            let keep = self.store.used().saturating_sub(short);
+            self.evict_down_to(keep, spare).await;
+        }
+        let disk = self.disk().await?;
+        if missing(&disk) == 0 {
             return Ok(());
         }
         Err(RegistryError::new(
             ErrorCode::Unavailable,
             format!(
-                "the disk under {} is full: {need} bytes are needed and {reserve} stay free, \
-                 but only {free} are left and nothing more can be evicted. Free some space, \
+                "the disk under {} is full: {wanted} bytes are needed and {} stay free, \
+                 but only {} are left and nothing more can be evicted. Free some space, \
                  or give the agent another --data directory",
-                self.dir.display()
+                self.dir.display(),
+                disk.reserve,
+                disk.free
             ),
         ))
     }
@@ -304,16 +307,19 @@ impl Shelf {
 
     async fn disk(&self) -> Result<Disk, RegistryError> {
         let dir = self.dir.clone();
-        let fs = blocking(move || rustix::fs::statvfs(&dir).map(|fs| (dir, fs))).await;
-        let (_, fs) = fs.map_err(|error| {
+        let stat = blocking(move || rustix::fs::statvfs(&dir)).await;
+        stat.map(|stat| Disk {
+            // Some network and overlay file systems do not know their size.
+            free: match stat.f_blocks {
+                0 => u64::MAX,
+                _ => stat.f_bavail.saturating_mul(stat.f_frsize),
+            },
+            reserve: RESERVE.min(stat.f_blocks.saturating_mul(stat.f_frsize) / 100),
+        })
+        .map_err(|error| {
             let path = self.dir.display();
             let why = io::Error::from(error);
             RegistryError::new(ErrorCode::Unavailable, format!("{path}: {why}"))
-        })?;
-        let size = fs.f_blocks.saturating_mul(fs.f_frsize);
-        Ok(Disk {
-            free: fs.f_bavail.saturating_mul(fs.f_frsize),
-            reserve: RESERVE.min(size / RESERVE_PART),
         })
     }
 
