@@ -71,8 +71,8 @@ pub enum AgentError {
         "peers cannot be told to dial {0}\nhint: name the address other hosts reach this one at with --advertise, or listen on it with --peer-listen"
     )]
     NoAddress(SocketAddr),
-    /// The engine does not start.
-    #[error("{0}")]
+    /// The engine does not start: most often, its port is taken.
+    #[error("{0}\nhint: is another agent running on this host? each needs a peer port of its own")]
     Engine(#[from] EngineError),
     /// The client for herds and trackers cannot be made.
     #[error("cannot make an HTTP client: {0}")]

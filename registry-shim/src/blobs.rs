@@ -103,7 +103,14 @@ impl Shim {
         tokio::pin!(fetched);
         loop {
             tokio::select! {
-                here = &mut fetched => return here.map(Here::blob),
+                here = &mut fetched => {
+                    let here = here?;
+                    // Complete already: its record would not hear of a first byte otherwise.
+                    if let (Here::Whole(_), Some(record)) = (&here, self.ledger.find(digest)) {
+                        record.first_byte(&self.around.metrics);
+                    }
+                    return Ok(here.blob());
+                }
                 () = sleep(TOLD_WITHIN) => {}
             }
             // Headers must not wait with the body: clients give up after 30 s without them.

@@ -295,40 +295,36 @@ impl Fetch {
     /// Counts, and looks for stalls, until there is no hope and nobody who hopes.
     async fn watch(&self, around: &Surroundings) -> Failure {
         let stall = around.patience.stall;
-        let mut ticks = interval(TICK.min(stall / 4));
+        let period = TICK.min(stall / 4);
+        let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Instant::now();
         let mut moved = 0;
-        let mut quiet = Quiet::since(Instant::now());
+        let mut quiet = Quiet::default();
         loop {
-            ticks.tick().await;
+            let now = ticks.tick().await;
+            // A host that was asleep was not waiting.
+            let step = now.duration_since(last).min(period * 2);
+            last = now;
             // Without a reader at the front nobody else tells how far it is verified.
             let prefix = *self.prefix.borrow();
             self.saw_verified(0, verified_prefix(&self.torrent, prefix));
-            let now = self.take_stock(around);
-            if now != moved || !matches!(*self.state.borrow(), State::Running | State::Stalled(_)) {
-                moved = now;
-                quiet = Quiet::since(Instant::now());
+            let sum = self.take_stock(around);
+            if sum != moved || !matches!(*self.state.borrow(), State::Running | State::Stalled(_)) {
+                moved = sum;
+                quiet = Quiet::default();
                 self.resume();
                 continue;
             }
-            if quiet.since.elapsed() > stall * STALLS_UNREAD && self.unread() {
-                return Failure::Abandoned;
-            }
-            match quiet.cut {
-                // New readers may hope again, for as long as the first.
-                Some(cut) if cut.elapsed() > around.patience.trouble => {
-                    quiet.cut = None;
-                    quiet.hoping = Instant::now();
-                    self.resume();
-                }
-                Some(_) => {}
-                None if self.unread() => quiet.hoping = Instant::now(),
-                None if quiet.hoping.elapsed() < stall => {}
-                None => {
-                    if self.cut_readers(quiet.hoping.elapsed(), around).await {
-                        quiet.cut = Some(Instant::now());
+            match quiet.pass(step, self.unread(), stall, around.patience.trouble) {
+                Quietly::Wait => {}
+                Quietly::Hope => self.resume(),
+                Quietly::Cut => {
+                    if self.cut_readers(quiet.hoping, around).await {
+                        quiet.cut = Some(Duration::ZERO);
                     }
                 }
+                Quietly::GiveUp => return Failure::Abandoned,
             }
         }
     }
@@ -398,23 +394,58 @@ impl Fetch {
     }
 }
 
-/// Since when nothing moved.
+/// For how long nothing moved.
+#[derive(Debug, Default)]
 struct Quiet {
     /// In all.
-    since: Instant,
-    /// For the readers there are now; a moment ago when there are none.
-    hoping: Instant,
-    /// When they were cut.
-    cut: Option<Instant>,
+    all: Duration,
+    /// While somebody read.
+    hoping: Duration,
+    /// Since the readers were cut.
+    cut: Option<Duration>,
+}
+
+/// What to do about a quiet download.
+#[derive(Debug, PartialEq, Eq)]
+enum Quietly {
+    Wait,
+    /// Readers are welcome again, for as long as the first were.
+    Hope,
+    Cut,
+    GiveUp,
 }
 
 impl Quiet {
-    fn since(now: Instant) -> Self {
-        Self {
-            since: now,
-            hoping: now,
-            cut: None,
+    /// Another `step` went by in which nothing came.
+    fn pass(
+        &mut self,
+        step: Duration,
+        unread: bool,
+        stall: Duration,
+        trouble: Duration,
+    ) -> Quietly {
+        self.all += step;
+        if unread && self.all > stall * STALLS_UNREAD {
+            return Quietly::GiveUp;
         }
+        if let Some(cut) = &mut self.cut {
+            *cut += step;
+            if *cut <= trouble {
+                return Quietly::Wait;
+            }
+            self.cut = None;
+            self.hoping = Duration::ZERO;
+            return Quietly::Hope;
+        }
+        self.hoping = if unread {
+            Duration::ZERO
+        } else {
+            self.hoping + step
+        };
+        if self.hoping < stall {
+            return Quietly::Wait;
+        }
+        Quietly::Cut
     }
 }
 
@@ -438,4 +469,47 @@ fn verified_prefix(torrent: &Torrent, from: u64) -> u64 {
     let mut rest = (first..geometry.pieces()).filter_map(|index| geometry.piece(index));
     let gap = rest.find(|piece| !have.contains(*piece));
     gap.map_or(geometry.length(), |piece| geometry.piece_offset(piece))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEP: Duration = Duration::from_secs(1);
+    const STALL: Duration = Duration::from_secs(5);
+    const TROUBLE: Duration = Duration::from_secs(2);
+
+    fn steps(quiet: &mut Quiet, unread: bool, until: &Quietly) -> u32 {
+        for step in 1..1000 {
+            if quiet.pass(STEP, unread, STALL, TROUBLE) == *until {
+                return step;
+            }
+        }
+        panic!("never {until:?}");
+    }
+
+    #[test]
+    fn readers_are_cut_after_a_stall_and_hope_again_after_the_trouble() {
+        let mut quiet = Quiet::default();
+        assert_eq!(steps(&mut quiet, false, &Quietly::Cut), 5);
+        quiet.cut = Some(Duration::ZERO);
+        assert_eq!(steps(&mut quiet, false, &Quietly::Hope), 3);
+        assert_eq!(steps(&mut quiet, false, &Quietly::Cut), 5);
+    }
+
+    #[test]
+    fn a_reader_who_comes_late_waits_as_long_as_the_first() {
+        let mut quiet = Quiet::default();
+        for _ in 0..100 {
+            assert_eq!(quiet.pass(STEP, true, STALL, TROUBLE), Quietly::Wait);
+        }
+        assert_eq!(steps(&mut quiet, false, &Quietly::Cut), 5);
+    }
+
+    #[test]
+    fn what_nobody_reads_is_given_up_at_last() {
+        let mut quiet = Quiet::default();
+        let given_up = steps(&mut quiet, true, &Quietly::GiveUp);
+        assert_eq!(given_up, 5 * STALLS_UNREAD + 1);
+    }
 }

@@ -103,8 +103,9 @@ impl Herds {
         self.origins.iter().all(|origin| origin.looks_down())
     }
 
-    /// Asks round after round until somebody answers or `patience` is over; once, when it is
-    /// zero or every origin was down already: who waits behind a dead herd has waited before.
+    /// Asks round after round until somebody answers or `patience` is over, at least twice;
+    /// once, when it is zero or every origin was down already: who waits behind a dead herd
+    /// has waited before.
     pub(crate) async fn ask<T, F>(
         &self,
         patience: Duration,
@@ -115,17 +116,18 @@ impl Herds {
     {
         let deadline = Instant::now() + patience;
         let hopeless = self.look_down();
-        let mut pauses = PAUSES.iter().copied().chain(std::iter::repeat(PAUSES[2]));
+        let mut rounds = 0;
         loop {
             let verdict = self.round(&question).await;
-            let pause = pauses.next().unwrap_or(PAUSES[2]);
-            let again = matches!(verdict, Verdict::Unreachable(_))
-                && !hopeless
-                && Instant::now() + pause < deadline;
-            if !again {
+            let pause = PAUSES[rounds.min(PAUSES.len() - 1)];
+            // Twice in any case: the first time a whole host may have been asleep.
+            let time_left = rounds == 0 || Instant::now() + pause < deadline;
+            let unheard = matches!(verdict, Verdict::Unreachable(_));
+            if !unheard || hopeless || patience.is_zero() || !time_left {
                 return verdict;
             }
             sleep(pause).await;
+            rounds += 1;
         }
     }
 

@@ -69,6 +69,12 @@ impl Ledger {
         record
     }
 
+    /// The latest record of a digest.
+    pub(crate) fn find(&self, digest: &Digest) -> Option<Arc<Record>> {
+        let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        records.find(digest).cloned()
+    }
+
     /// All records, newest first.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,6 +209,18 @@ impl Record {
         state.verified = self.length;
         state.ended = Some(took);
         state.note = None;
+        let flow = state.flow;
+        drop(state);
+        tracing::info!(
+            digest = %self.digest,
+            repository = %self.repository,
+            bytes = self.length,
+            from_origin = flow.origin,
+            from_peers = flow.peers,
+            from_web_seed = flow.web_seed,
+            seconds = took.as_secs_f64(),
+            "fetched"
+        );
     }
 
     /// It stopped.

@@ -241,8 +241,8 @@ impl Shelf {
         }
         self.drop_leftovers(spare).await;
         let short = missing(&self.disk().await?);
-        if short > 0 {
-            let keep = self.store.used().saturating_sub(short);
+        // Where everything there is would not be enough, nothing is lost in vain.
+        if let Some(keep) = self.store.used().checked_sub(short) {
             self.evict_down_to(keep, spare).await;
         }
         let disk = self.disk().await?;
