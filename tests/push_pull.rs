@@ -91,14 +91,7 @@ fn with_the_origin_gone_an_agent_pulls_from_another_agent_alone() {
     let lab = Lab::new(3);
     let (one, two, three) = (lab.host(1), lab.host(2), lab.host(3));
     // Apart, so that the origin can go while the tracker stays.
-    let tracker_args = [
-        "tracker",
-        "--listen",
-        "10.77.0.1",
-        "--trust",
-        "10.77.0.1/32",
-        "--data",
-    ];
+    let tracker_args = ["tracker", "--listen", "10.77.0.1", "--data"];
     let data = one.dir().join("tracker").display().to_string();
     let _tracker = one.spawn("tracker", SWELL, &[&tracker_args[..], &[&data]].concat());
     harness::roles::healthy(one, "http://10.77.0.1:15003/health");

@@ -57,6 +57,11 @@ pub(crate) async fn origin(args: Configured<OriginOptions>) -> Result<ExitCode, 
 pub(crate) async fn tracker(args: Configured<TrackerOptions>) -> Result<ExitCode, Failure> {
     let config = resolve::tracker(config::merge(args)?)?;
     let stop = signals::stop_token();
+    if config.anyone_registers && !config.listen.ip().is_loopback() {
+        tracing::warn!(
+            "any origin that reaches this tracker may register; see --trust and --secret-file"
+        );
+    }
     let tracker = start(Tracker::start(config).await)?;
     tracing::info!("tracker is up: http://{}/announce", tracker.local_addr());
     stop.cancelled().await;

@@ -118,7 +118,7 @@ pub(crate) struct TrackerOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) data: Option<PathBuf>,
     /// Networks whose announces may name another address than their own, and whose origins
-    /// may register
+    /// may register (unset, and no secret: any origin may)
     #[arg(long, env = "SWELL_TRUST", value_delimiter = ',', value_name = "CIDR")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) trust: Vec<String>,

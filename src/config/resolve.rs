@@ -74,7 +74,10 @@ pub(crate) fn tracker(options: TrackerOptions) -> Result<tracker::Config, Failur
         .unwrap_or(fallback.listen.port());
     let mut trusted = fallback.trusted.clone();
     trusted.extend(networks(&options.trust)?);
+    let secret = secret(options.secret_file.as_deref())?;
     Ok(tracker::Config {
+        // Whoever says nothing about origins runs a tracker for a network it trusts.
+        anyone_registers: secret.is_none() && options.trust.is_empty(),
         listen: SocketAddr::new(listen, port),
         mode: match options.open.unwrap_or_default() {
             true => tracker::Mode::Open,
@@ -82,7 +85,7 @@ pub(crate) fn tracker(options: TrackerOptions) -> Result<tracker::Config, Failur
         },
         data: options.data.or(defaults.data),
         trusted,
-        secret: secret(options.secret_file.as_deref())?,
+        secret,
         ..fallback
     })
 }
@@ -247,7 +250,7 @@ fn secret(path: Option<&Path>) -> Result<Option<String>, Failure> {
 mod tests {
     use super::*;
 
-    fn options(listen: &str, advertise: Option<&str>) -> HerdOptions {
+    fn options_of(listen: &str, advertise: Option<&str>) -> HerdOptions {
         let node = NodeOptions {
             listen: Some(listen.parse().unwrap()),
             advertise: advertise.map(|ip| ip.parse().unwrap()),
@@ -261,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_herd_registers_with_its_own_tracker_under_an_address_others_reach() {
-        let (tracker, origin) = herd(options("0.0.0.0", Some("10.0.1.100"))).unwrap();
+        let (tracker, origin) = herd(options_of("0.0.0.0", Some("10.0.1.100"))).unwrap();
         assert_eq!(origin.trackers[0].as_str(), "http://10.0.1.100:15003/");
         assert_eq!(origin.peer.to_string(), "0.0.0.0:15001");
         let own: IpAddr = "10.0.1.100".parse().unwrap();
@@ -271,10 +274,26 @@ mod tests {
     }
 
     #[test]
+    fn a_tracker_alone_takes_any_origin_until_told_whom_to_trust() {
+        assert!(tracker(TrackerOptions::default()).unwrap().anyone_registers);
+        let options = TrackerOptions {
+            trust: vec!["10.0.0.0/8".into()],
+            ..TrackerOptions::default()
+        };
+        assert!(!tracker(options).unwrap().anyone_registers);
+        assert!(
+            !herd(options_of("127.0.0.1", None))
+                .unwrap()
+                .0
+                .anyone_registers
+        );
+    }
+
+    #[test]
     fn nobody_is_told_to_dial_everywhere() {
-        let error = herd(options("0.0.0.0", None)).unwrap_err();
+        let error = herd(options_of("0.0.0.0", None)).unwrap_err();
         assert!(error.to_string().contains("advertise"), "{error}");
-        assert!(herd(options("127.0.0.1", Some("0.0.0.0"))).is_err());
+        assert!(herd(options_of("127.0.0.1", Some("0.0.0.0"))).is_err());
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct Config {
     /// What a registration must carry as `Authorization: Bearer`. With one set, nobody
     /// registers without it; with none, only trusted networks do.
     pub secret: Option<String>,
+    /// Without a secret, take registrations from anybody who reaches the tracker, not only from
+    /// trusted networks: for a tracker of its own inside a network that is trusted as a whole.
+    pub anyone_registers: bool,
     /// When peers come back and when they are forgotten.
     pub intervals: Intervals,
     /// What bounds it.
@@ -108,6 +111,7 @@ impl Default for Config {
             threads: None,
             trusted: loopback(),
             secret: None,
+            anyone_registers: false,
             intervals: Intervals::default(),
             limits: Limits::default(),
         }

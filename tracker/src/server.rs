@@ -176,6 +176,7 @@ fn new_service(config: &Config) -> Service {
         metrics: Metrics::default(),
         limits: config.limits.clone(),
         secret: config.secret.clone(),
+        anyone_registers: config.anyone_registers,
         started: Instant::now(),
     }
 }

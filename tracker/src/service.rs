@@ -15,6 +15,8 @@ pub(crate) struct Service {
     pub(crate) limits: Limits,
     /// What registrations must carry, when set.
     pub(crate) secret: Option<String>,
+    /// Without a secret, networks that are not trusted may register too.
+    pub(crate) anyone_registers: bool,
     pub(crate) started: Instant,
 }
 

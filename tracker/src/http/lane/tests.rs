@@ -28,6 +28,7 @@ fn service() -> Service {
         metrics: Metrics::default(),
         limits: config.limits.clone(),
         secret: None,
+        anyone_registers: false,
         started: Instant::now(),
     }
 }
