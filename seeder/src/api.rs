@@ -99,7 +99,7 @@ impl ApiPort {
         };
         let meta = self
             .registry
-            .held_in(&repo, &digest)
+            .blob_in(&repo, &digest)
             .await?
             .ok_or_else(unknown)?;
         let torrent = self

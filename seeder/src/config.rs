@@ -42,7 +42,7 @@ pub struct Limits {
     pub session_idle: Duration,
     /// A body that brings no byte for this long is cut. There is no deadline on a whole one.
     pub body_idle: Duration,
-    /// Bodies received at once; more wait their turn. Each holds about 4 MiB in memory.
+    /// Bodies received at once; more wait their turn. Each holds a mebibyte or two in memory.
     pub receiving: usize,
     /// Upload sessions at once; more are told to come back (429).
     pub sessions: usize,
@@ -74,7 +74,7 @@ impl Default for Limits {
         Self {
             session_idle: Duration::from_secs(24 * 3600),
             body_idle: Duration::from_secs(300),
-            receiving: 128,
+            receiving: 256,
             sessions: 10_000,
             sparse_indexes: false,
         }

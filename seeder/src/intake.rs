@@ -1,6 +1,6 @@
 //! Bytes of an upload on their way to a staged file: written and hashed while they arrive.
 //!
-//! Batches of about a mebibyte go to three blocking threads at once (write, digest, piece
+//! Batches of half a mebibyte go to three blocking threads at once (write, digest, piece
 //! hashes) while the next batch is received; so a slow client holds no thread, and memory is
 //! two batches. Written data is made durable every 64 MiB in the background, and never lags
 //! by more than two such stretches: at the end only the tail is left to sync, whatever the
@@ -23,7 +23,7 @@ use torrents::{Geometry, Info};
 use crate::store::{BlobStore, NewBlob, Staged, StoreError};
 
 /// Handed to the blocking threads at once.
-const BATCH: usize = 1 << 20;
+const BATCH: usize = 512 << 10;
 /// Written before it is made durable in the background.
 const STRETCH: u64 = 64 << 20;
 /// Read at once when a finished file is hashed by another algorithm.
@@ -423,7 +423,7 @@ mod tests {
         let finished = intake.finish(&verifier.finish()).await.unwrap();
         // Beyond 128 MiB, pieces of 1 MiB.
         let info = finished.blob.info.unwrap();
-        assert_eq!(u64::from(info.geometry().pieces()), blocks);
+        assert_eq!(u64::from(info.geometry().pieces()), (5 * STRETCH / 2) >> 20);
     }
 
     #[tokio::test]

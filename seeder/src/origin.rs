@@ -184,6 +184,12 @@ impl Origin {
     }
 }
 
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 /// What it takes to keep trackers told.
 struct Registering {
     registry: Arc<Registry>,

@@ -127,7 +127,7 @@ impl RegistryPort {
                 .await
         });
         let put = put.await.map_err(|_| interrupted())??;
-        let location = Route::Manifest(repo, reference).path();
+        let location = Route::Manifest(repo, Reference::Digest(put.digest.clone())).path();
         let mut response = created(&location, &put.digest);
         if let Some(subject) = &put.subject {
             response.headers_mut().insert(SUBJECT, header(subject));

@@ -197,7 +197,7 @@ impl Registry {
         Ok(true)
     }
 
-    /// What the repository holds under that digest, as a blob.
+    /// What the repository holds under that digest; manifests are blobs too.
     pub(crate) async fn blob_in(
         &self,
         repo: &RepoName,
@@ -210,20 +210,6 @@ impl Registry {
             .await
             .map_err(storage)?
         {
-            self.stat(digest).await
-        } else {
-            Ok(None)
-        }
-    }
-
-    /// What the repository holds under that digest, as a blob or as a manifest.
-    pub(crate) async fn held_in(
-        &self,
-        repo: &RepoName,
-        digest: &Digest,
-    ) -> Result<Option<BlobMeta>, RegistryError> {
-        let holders = self.stores.repos.holders(digest).await.map_err(storage)?;
-        if holders.iter().any(|held| **held == *repo) {
             self.stat(digest).await
         } else {
             Ok(None)

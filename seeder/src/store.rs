@@ -92,10 +92,10 @@ pub(crate) trait RepoStore: Send + Sync + 'static {
     async fn unlink(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError>;
     /// Whether it holds that blob.
     async fn linked(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError>;
-    /// Every repository that holds the digest, as a blob or as a manifest.
+    /// Every repository that holds that blob.
     async fn holders(&self, digest: &Digest) -> Result<Vec<Arc<RepoName>>, StoreError>;
-    /// Records that the repository holds a manifest of that type (its bytes are a blob), and
-    /// whom it refers to.
+    /// Records that a blob the repository holds is a manifest of that type, and whom it refers
+    /// to.
     async fn put_manifest(
         &self,
         repo: &RepoName,
@@ -123,7 +123,7 @@ pub(crate) trait RepoStore: Send + Sync + 'static {
     -> Result<Vec<Digest>, StoreError>;
     /// Repositories that hold manifests, in byte order.
     async fn repositories(&self, page: &Page) -> Result<TagPage, StoreError>;
-    /// Whether the repository holds anything.
+    /// Whether the repository has, or once had, a manifest.
     async fn knows(&self, repo: &RepoName) -> Result<bool, StoreError>;
 }
 

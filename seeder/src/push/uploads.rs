@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::header::{CONTENT_RANGE, HeaderName, LOCATION, RANGE};
 use axum::http::{HeaderMap, StatusCode};
@@ -58,7 +58,9 @@ impl RegistryPort {
         let digest = parsed::<Digest>(&request, "digest")?;
         let algorithm = digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
         let session = self.open(&repo, algorithm)?;
-        match digest {
+        // Without a body nothing but the empty blob could come of it.
+        let bodiless = request.body().is_end_stream();
+        match digest.filter(|digest| !bodiless || digest.is_of_nothing()) {
             None => Ok(accepted(&session)),
             Some(digest) => self.take_and_commit(&session, digest, request, true).await,
         }

@@ -32,9 +32,11 @@ impl Registry {
             Reference::Tag(_) => Digest::sha256_of(&bytes),
             Reference::Digest(wanted) => checked(wanted, &bytes)?,
         };
-        let _lock = self.locks.repo(repo).await;
-        self.check_references(repo, &manifest).await?;
-        let meta = self.keep_manifest(repo, &digest, bytes).await?;
+        let meta = {
+            let _lock = self.locks.repo(repo).await;
+            self.check_references(repo, &manifest).await?;
+            self.keep_manifest(repo, &digest, bytes.clone()).await?
+        };
         // Whoever sees the manifest finds everything it names in a swarm, itself included.
         if let Reference::Tag(tag) = reference {
             self.name_all(repo, tag, &manifest, meta).await;
@@ -47,6 +49,10 @@ impl Registry {
             .as_ref()
             .map(|subject| subject.digest.clone());
         let (repos, media_type) = (&self.stores.repos, &manifest.media_type);
+        let _lock = self.locks.repo(repo).await;
+        // Trackers were not waited for under the lock, so something may have been deleted.
+        self.check_references(repo, &manifest).await?;
+        self.keep_manifest(repo, &digest, bytes).await?;
         repos
             .put_manifest(repo, &digest, media_type, subject.as_ref())
             .await
@@ -110,7 +116,7 @@ impl Registry {
         }
         for child in &manifest.children {
             // A child is a manifest as a rule; build caches list blobs in their indexes.
-            match self.held_in(repo, &child.digest).await? {
+            match self.blob_in(repo, &child.digest).await? {
                 Some(found) => check_size(child, &found)?,
                 None if self.sparse_indexes || child.is_foreign() => {}
                 None => return Err(unknown(repo, "manifest", child)),

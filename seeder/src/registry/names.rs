@@ -87,7 +87,7 @@ impl Registry {
                 if seen.len() >= MAX_MANIFESTS || !seen.insert(digest.clone()) {
                     continue;
                 }
-                if let Ok(Some(meta)) = self.held_in(repo, &digest).await {
+                if let Ok(Some(meta)) = self.blob_in(repo, &digest).await {
                     metas.push(meta);
                 }
                 if let Ok(Some((child, _))) = self.read_manifest(repo, &digest).await {

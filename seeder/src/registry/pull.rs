@@ -54,7 +54,7 @@ impl Pull for Registry {
         repo: &RepoName,
         digest: &Digest,
     ) -> Result<Arc<dyn Blob>, RegistryError> {
-        let held = self.held_in(repo, digest).await?;
+        let held = self.blob_in(repo, digest).await?;
         let opened = match held {
             Some(meta) => self
                 .stores

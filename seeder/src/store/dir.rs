@@ -31,7 +31,7 @@ mod repos;
 mod scan;
 mod tags;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,22 +72,18 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Index {
     blobs: HashMap<Digest, BlobMeta>,
-    held: HashMap<Digest, Vec<Held>>,
-    /// Repositories with manifests.
-    repos: BTreeSet<Arc<RepoName>>,
+    repos: BTreeMap<Arc<RepoName>, Held>,
+    /// The other way round: who holds a blob.
+    holders: HashMap<Digest, Vec<Arc<RepoName>>>,
 }
 
-/// Who holds a digest, and as what.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a repository holds.
+#[derive(Debug, Default)]
 struct Held {
-    repo: Arc<RepoName>,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Blob,
-    Manifest,
+    blobs: HashSet<Digest>,
+    manifests: HashSet<Digest>,
+    /// It has, or once had, a manifest: it is listed.
+    known: bool,
 }
 
 /// Why a directory is no store.
@@ -203,37 +199,46 @@ impl Inner {
 }
 
 impl Index {
-    fn holds(&self, repo: &RepoName, digest: &Digest, kind: Kind) -> bool {
-        let is = |held: &Held| held.kind == kind && *held.repo == *repo;
-        self.held
-            .get(digest)
-            .is_some_and(|held| held.iter().any(is))
+    fn has_blob(&self, repo: &RepoName, digest: &Digest) -> bool {
+        self.repos
+            .get(repo)
+            .is_some_and(|held| held.blobs.contains(digest))
     }
 
-    fn hold(&mut self, repo: &RepoName, digest: &Digest, kind: Kind) {
-        if self.holds(repo, digest, kind) {
-            return;
-        }
-        let repo = match self.repos.get(repo) {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(repo.clone()),
-        };
-        if kind == Kind::Manifest {
-            self.repos.insert(Arc::clone(&repo));
-        }
-        self.held
-            .entry(digest.clone())
-            .or_default()
-            .push(Held { repo, kind });
+    fn has_manifest(&self, repo: &RepoName, digest: &Digest) -> bool {
+        self.repos
+            .get(repo)
+            .is_some_and(|held| held.manifests.contains(digest))
     }
 
-    fn release(&mut self, repo: &RepoName, digest: &Digest, kind: Kind) {
-        if let Some(held) = self.held.get_mut(digest) {
-            held.retain(|held| held.kind != kind || *held.repo != *repo);
-            if held.is_empty() {
-                self.held.remove(digest);
+    fn add_blob(&mut self, repo: &RepoName, digest: &Digest) {
+        let (name, held) = self.repo(repo);
+        if held.blobs.insert(digest.clone()) {
+            self.holders.entry(digest.clone()).or_default().push(name);
+        }
+    }
+
+    fn remove_blob(&mut self, repo: &RepoName, digest: &Digest) {
+        if let Some(held) = self.repos.get_mut(repo) {
+            held.blobs.remove(digest);
+        }
+        if let Some(holders) = self.holders.get_mut(digest) {
+            holders.retain(|holder| **holder != *repo);
+            if holders.is_empty() {
+                self.holders.remove(digest);
             }
         }
+    }
+
+    /// The repository's entry, and its name as it is kept once.
+    fn repo(&mut self, repo: &RepoName) -> (Arc<RepoName>, &mut Held) {
+        let known = self
+            .repos
+            .get_key_value(repo)
+            .map(|(name, _)| Arc::clone(name));
+        let name = known.unwrap_or_else(|| Arc::new(repo.clone()));
+        let held = self.repos.entry(Arc::clone(&name)).or_default();
+        (name, held)
     }
 }
 

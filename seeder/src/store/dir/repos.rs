@@ -8,13 +8,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use oci::{Digest, Page, RepoName, TagPage};
 
-use super::{DirStore, Inner, Kind, durable, file_name, from_file_name};
+use super::{DirStore, Inner, durable, file_name, from_file_name};
 use crate::store::{RepoStore, StoreError, page_of};
 
 #[async_trait]
 impl RepoStore for DirStore {
     async fn link(&self, repo: &RepoName, digest: &Digest) -> Result<(), StoreError> {
-        if self.inner.index().holds(repo, digest, Kind::Blob) {
+        if self.inner.index().has_blob(repo, digest) {
             return self.blocking(Inner::settle).await;
         }
         let (repo, digest) = (repo.clone(), digest.clone());
@@ -22,7 +22,7 @@ impl RepoStore for DirStore {
             let dir = inner.make(&repo, Path::new("_blobs"))?;
             durable::write_new(&dir.join(file_name(&digest)), b"")?;
             durable::sync_dir(&dir)?;
-            inner.index_mut().hold(&repo, &digest, Kind::Blob);
+            inner.index_mut().add_blob(&repo, &digest);
             Ok(())
         })
         .await
@@ -36,23 +36,24 @@ impl RepoStore for DirStore {
                 .join("_blobs")
                 .join(file_name(&digest));
             let removed = durable::remove(&path)?;
-            inner.index_mut().release(&repo, &digest, Kind::Blob);
+            inner.index_mut().remove_blob(&repo, &digest);
             Ok(removed)
         })
         .await
     }
 
     async fn linked(&self, repo: &RepoName, digest: &Digest) -> Result<bool, StoreError> {
-        Ok(self.inner.index().holds(repo, digest, Kind::Blob))
+        Ok(self.inner.index().has_blob(repo, digest))
     }
 
     async fn holders(&self, digest: &Digest) -> Result<Vec<Arc<RepoName>>, StoreError> {
-        let index = self.inner.index();
-        let held = index.held.get(digest).map_or(&[][..], Vec::as_slice);
-        let mut repos: Vec<_> = held.iter().map(|held| Arc::clone(&held.repo)).collect();
-        repos.sort_unstable();
-        repos.dedup();
-        Ok(repos)
+        Ok(self
+            .inner
+            .index()
+            .holders
+            .get(digest)
+            .cloned()
+            .unwrap_or_default())
     }
 
     async fn put_manifest(
@@ -72,7 +73,10 @@ impl RepoStore for DirStore {
             }
             let dir = inner.make(&repo, Path::new("_manifests"))?;
             inner.replace(&dir.join(file_name(&digest)), media_type.as_bytes())?;
-            inner.index_mut().hold(&repo, &digest, Kind::Manifest);
+            let mut index = inner.index_mut();
+            let (_, held) = index.repo(&repo);
+            held.known = true;
+            held.manifests.insert(digest);
             Ok(())
         })
         .await
@@ -83,7 +87,7 @@ impl RepoStore for DirStore {
         repo: &RepoName,
         digest: &Digest,
     ) -> Result<Option<String>, StoreError> {
-        if !self.inner.index().holds(repo, digest, Kind::Manifest) {
+        if !self.inner.index().has_manifest(repo, digest) {
             return Ok(None);
         }
         let (repo, digest) = (repo.clone(), digest.clone());
@@ -118,7 +122,7 @@ impl RepoStore for DirStore {
                 let marks = dir.join("_referrers").join(file_name(&subject));
                 durable::remove(&marks.join(file_name(&digest)))?;
             }
-            inner.index_mut().release(&repo, &digest, Kind::Manifest);
+            inner.index_mut().repo(&repo).1.manifests.remove(&digest);
             Ok(removed)
         })
         .await
@@ -138,7 +142,7 @@ impl RepoStore for DirStore {
             let mut marked = digests_in(&dir)?;
             // A mark is made before its manifest: a crash between the two leaves it alone.
             let index = inner.index();
-            marked.retain(|digest| index.holds(&repo, digest, Kind::Manifest));
+            marked.retain(|digest| index.has_manifest(&repo, digest));
             Ok(marked)
         })
         .await
@@ -146,11 +150,17 @@ impl RepoStore for DirStore {
 
     async fn repositories(&self, page: &Page) -> Result<TagPage, StoreError> {
         let index = self.inner.index();
-        Ok(page_of(index.repos.iter().map(|repo| repo.as_str()), page))
+        let known = index.repos.iter().filter(|(_, held)| held.known);
+        Ok(page_of(known.map(|(repo, _)| repo.as_str()), page))
     }
 
     async fn knows(&self, repo: &RepoName) -> Result<bool, StoreError> {
-        Ok(self.inner.index().repos.contains(repo))
+        Ok(self
+            .inner
+            .index()
+            .repos
+            .get(repo)
+            .is_some_and(|held| held.known))
     }
 }
 

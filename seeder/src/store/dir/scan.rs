@@ -12,7 +12,7 @@ use torrents::InfoHash;
 
 use super::blobs::{from_torrent_name, parse_torrent};
 use super::repos::{digests_in, names_in};
-use super::{Index, Kind, durable};
+use super::{Index, durable};
 use crate::store::staged::DATA;
 use crate::store::{BlobMeta, StoreError};
 
@@ -140,13 +140,15 @@ fn read_repos(dir: &Path, prefix: &str, index: &mut Index) -> Result<(), StoreEr
     let Ok(repo) = prefix.parse::<RepoName>() else {
         return Ok(());
     };
-    // Manifests first: they make the repository known, and its name is kept once.
-    for (part, kind) in [("_manifests", Kind::Manifest), ("_blobs", Kind::Blob)] {
-        if !owned.iter().any(|name| name == part) {
-            continue;
-        }
-        for digest in digests_in(&dir.join(part))? {
-            index.hold(&repo, &digest, kind);
+    let has = |part: &str| owned.iter().any(|name| name == part);
+    if has("_manifests") {
+        let (_, held) = index.repo(&repo);
+        held.known = true;
+        held.manifests.extend(digests_in(&dir.join("_manifests"))?);
+    }
+    if has("_blobs") {
+        for digest in digests_in(&dir.join("_blobs"))? {
+            index.add_blob(&repo, &digest);
         }
     }
     Ok(())
