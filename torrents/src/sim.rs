@@ -69,7 +69,14 @@ impl Default for Network {
 struct Link {
     /// Who dialled, and whom.
     ends: [HostId; 2],
-    alive: bool,
+    /// Which end has not heard of a close yet: what was sent before still arrives there.
+    open: [bool; 2],
+}
+
+impl Link {
+    fn is_open(&self, end: HostId) -> bool {
+        self.open[usize::from(self.ends[1] == end)]
+    }
 }
 
 /// The web seed's key on every host that has one.
@@ -230,7 +237,10 @@ impl Simulation {
             }
             Happening::Closed { link, to } => {
                 let peer = PeerKey(link.into());
-                if !self.hosts[to.0 as usize].gone {
+                let entry = &mut self.links[link as usize];
+                let end = usize::from(entry.ends[1] == to);
+                let was_open = std::mem::replace(&mut entry.open[end], false);
+                if was_open && !self.hosts[to.0 as usize].gone {
                     self.feed(to, Event::Disconnected { peer });
                 }
             }
@@ -280,15 +290,15 @@ impl Simulation {
         self.pending -= usize::from(host.is_pending());
         for number in 0..self.links.len() {
             let link = self.links[number];
-            if link.alive && link.ends.contains(&id) {
-                self.close(u32::try_from(number).unwrap_or(u32::MAX), None);
+            if link.ends.contains(&id) && link.is_open(id) {
+                self.close(u32::try_from(number).unwrap_or(u32::MAX), Some(id));
             }
         }
     }
 
     fn cut(&mut self) {
         let alive: Vec<usize> = (0..self.links.len())
-            .filter(|&number| self.links[number].alive)
+            .filter(|&number| self.links[number].open == [true; 2])
             .collect();
         if let Some(&number) = alive.choose(&mut self.rng) {
             self.close(u32::try_from(number).unwrap_or(u32::MAX), None);
@@ -353,7 +363,7 @@ impl Simulation {
         let number = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
         self.links.push(Link {
             ends: [from, to],
-            alive: true,
+            open: [true; 2],
         });
         let ephemeral = 32_768 + u16::try_from(number % 28_000).unwrap_or(0);
         let called = SocketAddr::new(Self::addr(from).ip(), ephemeral);
@@ -392,11 +402,13 @@ impl Simulation {
     /// Ends a connection; `by` knows already.
     fn close(&mut self, link: u32, by: Option<HostId>) {
         let entry = &mut self.links[link as usize];
-        if !std::mem::replace(&mut entry.alive, false) {
-            return;
-        }
-        for to in entry.ends.into_iter().filter(|&end| Some(end) != by) {
-            self.queue.soon(self.now, Happening::Closed { link, to });
+        for end in 0..2 {
+            let to = entry.ends[end];
+            if Some(to) == by {
+                entry.open[end] = false;
+            } else if entry.open[end] {
+                self.queue.soon(self.now, Happening::Closed { link, to });
+            }
         }
     }
 
@@ -406,7 +418,7 @@ impl Simulation {
     }
 
     fn deliver<'a>(&mut self, link: u32, to: HostId, event: impl FnOnce(PeerKey) -> Event<'a>) {
-        if self.links[link as usize].alive {
+        if self.links[link as usize].is_open(to) {
             self.feed(to, event(PeerKey(link.into())));
         }
     }
@@ -431,7 +443,7 @@ impl Simulation {
         host.sending = false;
         let (link, blocks) = loop {
             match host.uplink.pop_front() {
-                Some(batch) if self.links[batch.0 as usize].alive => break batch,
+                Some(batch) if self.links[batch.0 as usize].is_open(id) => break batch,
                 Some(_) => {}
                 None => return,
             }
@@ -457,7 +469,7 @@ impl Simulation {
     }
 
     fn landed(&mut self, link: u32, to: HostId, blocks: &[Block]) {
-        if !self.links[link as usize].alive {
+        if !self.links[link as usize].is_open(to) {
             return;
         }
         let from = self.other(link, to);
@@ -471,7 +483,7 @@ impl Simulation {
             self.hosts[to.0 as usize].taint(peer, blocks);
         }
         self.feed(to, Event::Received { peer, blocks });
-        if self.links[link as usize].alive {
+        if self.links[link as usize].is_open(from) {
             let blocks = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
             let uploaded = Event::Uploaded {
                 peer,

@@ -21,6 +21,7 @@ mod candidates;
 mod choker;
 mod contract;
 mod download;
+mod line;
 mod partial;
 mod peers;
 mod picker;
@@ -35,6 +36,7 @@ mod upkeep;
 mod upload;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -75,12 +77,18 @@ pub struct Swarm {
     bans: Bans,
     actions: VecDeque<Action>,
     spare: Vec<Vec<Block>>,
+    judged: download::Judged,
     clock: upkeep::Clock,
     uploads: upload::Uploads,
     /// Something may have become pickable: idle peers are to be asked at the end of the event.
     stirred: bool,
-    /// The best rate of any peer, as of the last sweep.
-    best_rate: u64,
+    /// The pace of the fastest peer, as of the last sweep.
+    best_pace: u64,
+    line: line::Line,
+    /// Bytes that all peers owe us together.
+    owed: u64,
+    /// How long all we asked for takes at the rate at which all comes, as of the last sweep.
+    queueing: Now,
     /// When a connection last gave us a useful block.
     progress: Now,
     /// The web seed may be used.
@@ -118,10 +126,14 @@ impl Swarm {
             bans: Bans::default(),
             actions: VecDeque::new(),
             spare: Vec::new(),
+            judged: download::Judged::default(),
             clock: upkeep::Clock::default(),
             uploads: upload::Uploads::default(),
             stirred: false,
-            best_rate: 0,
+            best_pace: 0,
+            line: line::Line::default(),
+            owed: 0,
+            queueing: Now::ZERO,
             progress: Now::ZERO,
             cooling: Vec::new(),
         };
@@ -174,6 +186,10 @@ impl Swarm {
     pub fn handle(&mut self, now: Now, event: Event<'_>) {
         debug_assert!(now >= self.clock.now, "time runs backwards");
         let now = now.max(self.clock.now);
+        if !self.clock.started {
+            self.clock.started = true;
+            self.progress = now;
+        }
         self.clock.now = now;
         match event {
             Event::Received { peer, blocks } => self.received(peer, blocks, now),
@@ -202,30 +218,11 @@ impl Swarm {
                 listen,
             } => self.extended(peer, reqq, upload_only, listen),
             Event::DontHave { peer, piece } => self.dont_have(peer, piece, now),
-            Event::Candidates { addrs } => {
-                for &addr in addrs {
-                    self.candidates.add(addr, now, &mut self.rng);
-                }
-            }
+            Event::Candidates { addrs } => self.add_candidates(addrs, now),
             Event::DialFailed { addr, forever } => self.dial_failed(addr, forever, now),
-            Event::Window { reader, pieces } => {
-                if let Some(picker) = &mut self.picker {
-                    picker.set_window(reader, pieces);
-                    self.stirred = true;
-                }
-            }
-            Event::WindowClosed { reader } => {
-                if let Some(picker) = &mut self.picker {
-                    picker.close_window(reader);
-                }
-            }
-            Event::Budget { bytes } => {
-                self.budget = bytes;
-                if let Some(picker) = &mut self.picker {
-                    picker.set_budget(bytes);
-                    self.stirred = true;
-                }
-            }
+            Event::Window { reader, pieces } => self.window(reader, pieces),
+            Event::WindowClosed { reader } => self.window(reader, 0..0),
+            Event::Budget { bytes } => self.set_budget(bytes),
             Event::Timeout => self.sweep(now),
         }
         self.settle(now);
@@ -246,6 +243,21 @@ impl Swarm {
         if self.spare.len() < MAX_SPARE {
             blocks.clear();
             self.spare.push(blocks);
+        }
+    }
+
+    fn window(&mut self, reader: u64, pieces: Range<u32>) {
+        if let Some(picker) = &mut self.picker {
+            picker.set_window(reader, pieces);
+            self.stirred = true;
+        }
+    }
+
+    fn set_budget(&mut self, bytes: u64) {
+        self.budget = bytes;
+        if let Some(picker) = &mut self.picker {
+            picker.set_budget(bytes);
+            self.stirred = true;
         }
     }
 
@@ -337,6 +349,8 @@ impl Swarm {
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.candidates.check_invariants();
+        let owed: u64 = self.peers.iter().map(|(_, peer)| peer.asked.bytes()).sum();
+        assert_eq!(owed, self.owed);
         if let Some(picker) = &self.picker {
             picker.check_invariants();
         }

@@ -94,6 +94,9 @@ impl Swarm {
             let was_inbound = matches!(twin.kind, PeerKind::Wire { inbound: true, .. });
             let keep_new = was_inbound != inbound && inbound == (id > self.us);
             if !keep_new {
+                if !inbound && let Some(twin) = self.peers.get_mut(slot) {
+                    twin.listen.get_or_insert(addr);
+                }
                 return Err(Reason::Duplicate);
             }
             self.drop_peer(slot, Reason::Duplicate, now);
@@ -167,10 +170,14 @@ impl Swarm {
         match reason {
             Some(Reason::Corrupt | Reason::Banned) => self.candidates.never(listen),
             Some(Reason::Duplicate) => {}
-            // A seed is of no use to a seed, today and tomorrow.
-            Some(Reason::BothSeeds) => {}
+            // A seed is of no use to a seed; should we lose a piece, it may be named again.
+            Some(Reason::BothSeeds) => self.candidates.forget(listen),
             _ => {
                 let moved = peer.downloaded + peer.uploaded > 0;
+                if self.picker.is_none() {
+                    // Whoever still needs us will come.
+                    return self.candidates.forget(listen);
+                }
                 let well = moved || now.saturating_sub(peer.since) >= SOLID;
                 self.candidates.gone(listen, well, now, &mut self.rng);
             }
@@ -240,6 +247,12 @@ impl Swarm {
         if let (Some(listen), PeerKind::Wire { inbound: true, .. }) = (listen, peer.kind) {
             peer.listen = Some(listen);
             self.candidates.connected(listen);
+        }
+    }
+
+    pub(super) fn add_candidates(&mut self, addrs: &[SocketAddr], now: Now) {
+        for &addr in addrs {
+            self.candidates.add(addr, now, &mut self.rng);
         }
     }
 

@@ -113,6 +113,12 @@ impl Candidates {
         }
     }
 
+    /// The address is of no use for now.
+    pub(super) fn forget(&mut self, addr: SocketAddr) {
+        self.enter(addr, State::Never);
+        self.known.remove(&addr);
+    }
+
     /// We need nobody any more: those who need us will come.
     pub(super) fn forget_waiting(&mut self) {
         for (_, _, addr) in std::mem::take(&mut self.due) {

@@ -18,14 +18,32 @@ const MAX_LATE: u32 = 8_192;
 const MAX_DOUBLED: usize = 16;
 /// By how many peers a block may be owed.
 const MAX_OWED: u8 = 2;
-/// A peer is slow when others are this many times faster.
-const SLOW: u64 = 10;
 /// Bytes of one request to a web seed.
 const WEB_RUN: u64 = 8 << 20;
 /// The first rest after a reject; it doubles.
 const REST: Now = Now::from_millis(50);
 /// How long a lost piece waits.
 const COOLING: Now = Now::from_secs(1);
+
+/// What a batch of blocks was good for; kept to be filled again.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    useful: u64,
+    /// When the last of them was asked for.
+    asked_at: Option<Now>,
+    useless: Vec<Block>,
+    /// Others owe these too.
+    contested: Vec<Block>,
+}
+
+impl Judged {
+    fn clear(&mut self) {
+        self.useful = 0;
+        self.asked_at = None;
+        self.useless.clear();
+        self.contested.clear();
+    }
+}
 
 impl Swarm {
     // What peers have.
@@ -97,7 +115,10 @@ impl Swarm {
         }
         if let Some(picker) = &mut self.picker {
             picker.peer_lost(&peer.pieces, was_all, piece);
-            peer.asked.take_piece(piece, |block| picker.release(block));
+            peer.asked.take_piece(piece, |block| {
+                self.owed -= u64::from(block.len);
+                picker.release(block);
+            });
             self.stirred = true;
         }
         if !self.have.contains(piece) {
@@ -149,6 +170,14 @@ impl Swarm {
         peer.rejections = 0;
         peer.dry = None;
         peer.delivered = now;
+        let serving = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| !peer.chokes_us)
+            .count();
+        if let Some(peer) = self.peers.get_mut(slot) {
+            peer.begin(serving as u64);
+        }
         self.fill(slot, now);
     }
 
@@ -182,6 +211,7 @@ impl Swarm {
             peer.late = peer.late.saturating_sub(1);
             return;
         }
+        self.owed -= u64::from(block.len);
         picker.release(block);
         if peer.chokes_us {
             peer.allowed.retain(|piece| *piece != block.piece);
@@ -205,9 +235,10 @@ impl Swarm {
             return self.recycle(blocks);
         };
         if let Some(only) = peer.may_be_asked(now, picker.epoch(), self.web) {
-            let (room, web) = (peer.room(&self.settings), peer.is_web());
+            let left = self.line.allows().saturating_sub(self.owed);
+            let (room, web) = (peer.room(left, &self.settings), peer.is_web());
             let guided = peer.is_guiding(now, &self.settings);
-            let slow = peer.snubbed || peer.down.per_second(now) * SLOW < self.best_rate;
+            let slow = peer.is_slow(self.best_pace);
             let mut ask = Ask {
                 slot,
                 pieces: &peer.pieces,
@@ -226,7 +257,7 @@ impl Swarm {
             }
             if room > 0 && blocks.is_empty() {
                 peer.dry = Some(picker.epoch());
-                if !only && picker.all_asked() {
+                if !only && !web && picker.all_asked() {
                     self.double(slot, room, now, &mut blocks);
                 }
             }
@@ -240,6 +271,7 @@ impl Swarm {
         };
         for &block in &blocks {
             peer.asked.push(block, now);
+            self.owed += u64::from(block.len);
         }
         peer.spoke = now;
         let peer = peer.key;
@@ -265,6 +297,9 @@ impl Swarm {
         let Some(helper) = self.peers.get(slot).filter(|peer| peer.asked.is_empty()) else {
             return;
         };
+        if self.line.is_full(now) {
+            return;
+        }
         let soon = helper.latency * 2 + Now::from_millis(20);
         let most = room.min(MAX_DOUBLED);
         let mut owing: Vec<(Now, Slot)> = self
@@ -298,6 +333,7 @@ impl Swarm {
         let owed = u32::try_from(peer.asked.blocks()).unwrap_or(MAX_LATE);
         peer.late = peer.late.saturating_add(owed).min(MAX_LATE);
         if let Some(picker) = &mut self.picker {
+            self.owed -= peer.asked.bytes();
             peer.asked.drain(|block| picker.release(block));
             self.stirred |= owed > 0;
         }
@@ -346,36 +382,64 @@ impl Swarm {
     // Received blocks.
 
     pub(super) fn received(&mut self, key: PeerKey, blocks: &[Block], now: Now) {
-        let slot = self.peers.slot(key);
-        let (Some(slot), Some(picker)) = (slot, &mut self.picker) else {
+        let Some(slot) = self.peers.slot(key).filter(|_| self.picker.is_some()) else {
             return self.discard_all(key, blocks);
         };
+        let mut judged = std::mem::take(&mut self.judged);
+        self.judge(slot, blocks, &mut judged, now);
         let Some(peer) = self.peers.get_mut(slot) else {
-            return self.discard_all(key, blocks);
+            return;
         };
-        let mut useful = 0;
-        let mut asked_at = None;
-        let mut rivals = Vec::new();
-        let mut useless = Vec::new();
+        peer.heard = now;
+        let bytes = blocks.iter().map(|block| u64::from(block.len)).sum();
+        peer.down.add(now, bytes);
+        self.line.add(now, bytes);
+        if judged.useful > 0 {
+            peer.downloaded += judged.useful;
+            peer.delivered = now;
+            peer.snubbed = false;
+            if !peer.is_web() {
+                self.progress = now;
+            }
+        }
+        if let Some(asked_at) = judged.asked_at {
+            peer.adapt(now, asked_at, bytes, &self.settings);
+        }
+        let hostile = peer.unasked > MAX_UNASKED;
+        self.discard_all(key, &judged.useless);
+        self.cancel_rivals(slot, &judged.contested);
+        self.judged = judged;
+        if hostile {
+            return self.drop_peer(slot, Reason::Protocol, now);
+        }
+        self.fill(slot, now);
+    }
+
+    /// What the blocks are good for.
+    fn judge(&mut self, slot: Slot, blocks: &[Block], judged: &mut Judged, now: Now) {
+        judged.clear();
+        let (Some(peer), Some(picker)) = (self.peers.get_mut(slot), &mut self.picker) else {
+            return;
+        };
         for &block in blocks {
-            let owed = peer.asked.take(block);
-            asked_at = owed.or(asked_at);
-            let receipt = if owed.is_some() || peer.late > 0 {
-                peer.late -= u32::from(owed.is_none());
-                picker.receive(block, slot, key, owed.is_some(), now)
+            let asked_at = peer.asked.take(block);
+            let owed = asked_at.is_some();
+            if owed {
+                self.owed -= u64::from(block.len);
+                judged.asked_at = asked_at;
+            } else if peer.late > 0 {
+                peer.late -= 1;
             } else {
                 peer.unasked += 1;
-                Receipt::Useless
-            };
-            match receipt {
-                Receipt::Useless => useless.push(block),
-                Receipt::Useful {
-                    rivals: others,
-                    complete,
-                } => {
-                    useful += u64::from(block.len);
-                    if others {
-                        rivals.push(block);
+                judged.useless.push(block);
+                continue;
+            }
+            match picker.receive(block, slot, peer.key, owed, now) {
+                Receipt::Useless => judged.useless.push(block),
+                Receipt::Useful { rivals, complete } => {
+                    judged.useful += u64::from(block.len);
+                    if rivals {
+                        judged.contested.push(block);
                     }
                     if complete {
                         let piece = block.piece;
@@ -384,27 +448,6 @@ impl Swarm {
                 }
             }
         }
-        peer.heard = now;
-        let bytes = blocks.iter().map(|block| u64::from(block.len)).sum();
-        peer.down.add(now, bytes);
-        if useful > 0 {
-            peer.downloaded += useful;
-            peer.delivered = now;
-            peer.snubbed = false;
-            if !peer.is_web() {
-                self.progress = now;
-            }
-        }
-        if let Some(asked_at) = asked_at {
-            peer.adapt(now, asked_at, bytes, &self.settings);
-        }
-        let hostile = peer.unasked > MAX_UNASKED;
-        self.discard_all(key, &useless);
-        self.cancel_rivals(slot, &rivals);
-        if hostile {
-            return self.drop_peer(slot, Reason::Protocol, now);
-        }
-        self.fill(slot, now);
     }
 
     fn discard_all(&mut self, peer: PeerKey, blocks: &[Block]) {
@@ -425,6 +468,10 @@ impl Swarm {
             }
             let owed = |block: &&Block| peer.asked.take(**block).is_some();
             let cancelled: Vec<Block> = blocks.iter().filter(owed).copied().collect();
+            self.owed -= cancelled
+                .iter()
+                .map(|block| u64::from(block.len))
+                .sum::<u64>();
             if !cancelled.is_empty() {
                 let late = u32::try_from(cancelled.len()).unwrap_or(MAX_LATE);
                 peer.late = peer.late.saturating_add(late).min(MAX_LATE);

@@ -162,8 +162,9 @@ impl Picker {
         self.epoch += 1;
     }
 
+    /// Replaces a reader's window; an empty one is none.
     pub(super) fn set_window(&mut self, reader: u64, pieces: Range<u32>) {
-        self.close_window(reader);
+        self.windows.retain(|window| window.reader != reader);
         if !pieces.is_empty() {
             let end = pieces.end.min(self.geometry.pieces());
             self.windows.push(Window {
@@ -172,10 +173,6 @@ impl Picker {
             });
             self.epoch += 1;
         }
-    }
-
-    pub(super) fn close_window(&mut self, reader: u64) {
-        self.windows.retain(|window| window.reader != reader);
     }
 
     // Who has what.

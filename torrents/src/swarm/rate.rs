@@ -3,11 +3,10 @@
 use super::Now;
 
 const SLOTS: usize = 8;
-const SLOT_MICROS: u64 = 125_000;
 
-/// Bytes of the last second, in eight slots.
+/// Bytes of the last second, or of eight times so many microseconds.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rate {
+pub(super) struct Rate<const SLOT_MICROS: u64 = 125_000> {
     slots: [u64; SLOTS],
     sum: u64,
     /// The slot of the last byte.
@@ -20,7 +19,7 @@ fn micros(now: Now) -> u64 {
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
-impl Rate {
+impl<const SLOT_MICROS: u64> Rate<SLOT_MICROS> {
     /// Counts bytes that flowed just now.
     pub(super) fn add(&mut self, now: Now, bytes: u64) {
         self.advance(now);
@@ -32,7 +31,7 @@ impl Rate {
         self.sum += bytes;
     }
 
-    /// Bytes per second over the last second, or since the flow began if that is younger.
+    /// Bytes per second over the last eight slots, or since the flow began if that is younger.
     pub(super) fn per_second(&self, now: Now) -> u64 {
         let mut then = self.clone();
         then.advance(now);
@@ -42,7 +41,10 @@ impl Rate {
         let now = micros(now);
         // The oldest slot still counted is whole, the present one is not.
         let covered = (SLOTS as u64 - 1) * SLOT_MICROS + now % SLOT_MICROS;
-        let span = now.saturating_sub(then.since).min(covered).max(20_000);
+        let span = now
+            .saturating_sub(then.since)
+            .min(covered)
+            .max(SLOT_MICROS / 6);
         then.sum.saturating_mul(1_000_000) / span
     }
 
@@ -70,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_steady_flow_reads_true_and_a_dead_one_reads_zero() {
-        let mut rate = Rate::default();
+        let mut rate = Rate::<125_000>::default();
         for tick in 0..300u64 {
             rate.add(Now::from_millis(tick * 10), 10_000);
         }
@@ -81,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_young_flow_is_not_averaged_over_time_it_did_not_flow() {
-        let mut rate = Rate::default();
+        let mut rate = Rate::<125_000>::default();
         rate.add(Now::from_millis(10_000), 500_000);
         rate.add(Now::from_millis(10_100), 500_000);
         let read = rate.per_second(Now::from_millis(10_100));

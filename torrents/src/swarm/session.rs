@@ -24,6 +24,10 @@ use crate::id::PeerId;
 
 /// Bytes in flight with a peer of which nothing is known yet: 64 ordinary blocks.
 const FIRST_WINDOW: u64 = 64 * 16 * 1024;
+/// Bytes in flight with all peers of which nothing is known yet.
+const FIRST_WINDOWS: u64 = 32 << 20;
+/// The longest that is waited for a peer that owes.
+const LONGEST_PATIENCE: Now = Now::from_secs(30);
 /// A measured window never falls below this.
 const LEAST_WINDOW: u64 = 4 * 16 * 1024;
 /// How long our requests shall wait in a peer's queue: long enough to bridge its pauses and
@@ -31,6 +35,8 @@ const LEAST_WINDOW: u64 = 4 * 16 * 1024;
 const QUEUE_TIME: Now = Now::from_millis(100);
 /// What a peer queues that does not say: the least of what clients take.
 const DEFAULT_REQQ: u32 = 250;
+/// A peer is slow when others are this many times faster.
+const SLOW: u64 = 10;
 /// Allowed-fast pieces remembered of one peer.
 const MAX_ALLOWED: usize = 32;
 /// Suggestions remembered of one peer.
@@ -84,6 +90,8 @@ pub(super) struct Peer {
     pub(super) downloaded: u64,
     /// How long answers take, smoothed.
     pub(super) latency: Now,
+    /// Bytes a second when it last worked for us; `None` until it has.
+    pub(super) pace: Option<u64>,
 
     // Upload.
     pub(super) choked: bool,
@@ -144,6 +152,7 @@ impl Peer {
             down: Rate::default(),
             downloaded: 0,
             latency: Now::ZERO,
+            pace: None,
             choked: true,
             is_interested: false,
             queue: Runs::default(),
@@ -199,11 +208,15 @@ impl Peer {
         lately && self.asked.blocks() > self.window_blocks(settings) / 8
     }
 
-    /// How many more blocks it may be asked for now; 0 also while a larger batch is worth
-    /// waiting for.
-    pub(super) fn room(&self, settings: &Settings) -> usize {
+    /// How many more blocks it may be asked for now, with so many bytes left for all; 0 also
+    /// while a larger batch is worth waiting for.
+    pub(super) fn room(&self, left: u64, settings: &Settings) -> usize {
         let window = self.window_blocks(settings);
-        let room = window.saturating_sub(self.asked.blocks());
+        // Those who hold the rest may be dead: everybody gets a little.
+        let left = left.max(LEAST_WINDOW.saturating_sub(self.asked.bytes()));
+        let left = usize::try_from(left.div_ceil(u64::from(settings.block_len)));
+        let left = left.unwrap_or(usize::MAX);
+        let room = window.saturating_sub(self.asked.blocks()).min(left);
         if self.asked.is_empty() || room >= window.div_ceil(4) {
             room
         } else {
@@ -229,6 +242,7 @@ impl Peer {
     /// so the peer's queue holds about [`QUEUE_TIME`] of work.
     pub(super) fn adapt(&mut self, now: Now, asked_at: Now, bytes: u64, settings: &Settings) {
         let latency = now.saturating_sub(asked_at);
+        self.pace = Some(self.down.per_second(now));
         self.latency = if self.latency.is_zero() {
             latency
         } else {
@@ -256,19 +270,47 @@ impl Peer {
         (ready && self.dry != Some(epoch)).then_some(only)
     }
 
-    /// In what time it should have answered all requests, from what it did lately.
+    /// In what time it should have answered all requests, from what it did lately; of one that
+    /// never answered, that it will take as long again as it has taken so far.
     pub(super) fn expects(&self, now: Now) -> Now {
-        let rate = self.down.per_second(now);
-        if self.snubbed || rate == 0 {
-            return Now::from_secs(3_600);
+        let silent = now.saturating_sub(self.delivered.max(self.asked.oldest().unwrap_or(now)));
+        let rate = self.pace.unwrap_or(0);
+        if rate == 0 || self.snubbed {
+            return silent;
         }
         let micros = u128::from(self.asked.bytes()) * 1_000_000 / u128::from(rate);
-        Now::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+        silent.max(Now::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
     }
 
-    /// How long its front request may take: a few times what its answers took lately.
-    pub(super) fn patience(&self, settings: &Settings) -> Now {
+    /// It let requests rot.
+    pub(super) fn snub(&mut self) {
+        self.snubbed = true;
+        self.slow_start = true;
+        self.window = LEAST_WINDOW;
+    }
+
+    /// So much slower than the best that it is not to hold a piece for itself.
+    pub(super) fn is_slow(&self, best: u64) -> bool {
+        self.snubbed
+            || self
+                .pace
+                .is_some_and(|pace| pace.saturating_mul(SLOW) < best)
+    }
+
+    /// How long it may be silent while it owes: a few times what its answers took lately, and
+    /// more while our own line is what all wait for.
+    pub(super) fn patience(&self, queueing: Now, settings: &Settings) -> Now {
         let least = settings.request_timeout / 4;
-        (self.latency * 4).clamp(least, settings.request_timeout)
+        (self.latency * 4)
+            .clamp(least, settings.request_timeout)
+            .max(queueing * 3)
+            .min(LONGEST_PATIENCE)
+    }
+
+    /// It begins to serve us as one of so many: together they must not bury a slow line.
+    pub(super) fn begin(&mut self, serving: u64) {
+        if self.pace.is_none() {
+            self.window = (FIRST_WINDOWS / serving.max(1)).clamp(LEAST_WINDOW, FIRST_WINDOW);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What time brings: rotten requests, silent peers, keep-alives, stalls.
 
+use super::session::Peer;
 use super::{Action, Now, Reason, Slot, Swarm};
 use crate::geometry::PieceIndex;
 use crate::wire::Message;
@@ -9,8 +10,10 @@ const BUSY: Now = Now::from_millis(100);
 const IDLE: Now = Now::from_secs(5);
 /// A line is kept alive after so long a silence; clients give up at 120 s.
 const KEEP_ALIVE: Now = Now::from_secs(50);
-/// A piece that nobody has delivered for so long may be given up when the budget is spent.
-const ABANDONED: Now = Now::from_secs(1);
+/// A piece that nobody has delivered for so long may be given up when the budget is spent: the
+/// first when nobody owes us anything, so that nothing else can free the budget.
+const STUCK: Now = Now::from_secs(1);
+const ABANDONED: Now = Now::from_secs(10);
 /// Between two calls for more peers.
 const PLEA: Now = Now::from_secs(1);
 
@@ -18,6 +21,8 @@ const PLEA: Now = Now::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     pub(super) now: Now,
+    /// There was an event: the driver's clock need not begin with the swarm.
+    pub(super) started: bool,
     /// When the driver is to wake us.
     pub(super) wake: Option<Now>,
     next_sweep: Option<Now>,
@@ -32,7 +37,9 @@ impl Swarm {
         self.clock.next_sweep = None;
         self.candidates.expire(now, &mut self.rng);
         self.warm_up(now);
-        self.best_rate = 0;
+        self.best_pace = 0;
+        self.line.age();
+        self.queueing = self.measure_queueing(now);
         for slot in (0..self.peers.end()).map(Slot) {
             self.visit(slot, now);
         }
@@ -43,16 +50,29 @@ impl Swarm {
         self.stirred = true;
     }
 
+    /// How long the answers to all our requests take at the rate at which all come.
+    fn measure_queueing(&self, now: Now) -> Now {
+        let sum =
+            |of: fn(&Peer, Now) -> u64| self.peers.iter().map(|(_, peer)| of(peer, now)).sum();
+        let owed: u64 = sum(|peer, _| peer.asked.bytes());
+        let rate: u64 = sum(|peer, now| peer.down.per_second(now));
+        let micros = u128::from(owed) * 1_000_000 / u128::from(rate.max(1));
+        if rate == 0 {
+            return Now::ZERO;
+        }
+        Now::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
     fn visit(&mut self, slot: Slot, now: Now) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
         peer.dry = None;
-        self.best_rate = self.best_rate.max(peer.down.per_second(now));
+        self.best_pace = self.best_pace.max(peer.pace.unwrap_or(0));
         if let Some(oldest) = peer.asked.oldest() {
             let waited = now.saturating_sub(oldest.max(peer.delivered));
-            if waited > peer.patience(&self.settings) {
-                peer.snubbed = true;
+            if waited > peer.patience(self.queueing, &self.settings) {
+                peer.snub();
                 self.take_back(slot);
                 self.abandon(slot);
             }
@@ -82,12 +102,13 @@ impl Swarm {
 
     /// When half-done pieces that nobody delivers hold the whole budget, one makes place.
     fn free_budget(&mut self, now: Now) {
+        let stuck = self.peers.iter().all(|(_, peer)| peer.asked.is_empty());
         let Some(picker) = &mut self.picker else {
             return;
         };
         if picker.was_refused() {
             let mut dropped = Vec::new();
-            let before = now.saturating_sub(ABANDONED);
+            let before = now.saturating_sub(if stuck { STUCK } else { ABANDONED });
             picker.give_up_one(before, |from, block| dropped.push((from, block)));
             self.discard(dropped);
         }

@@ -52,6 +52,11 @@ impl Peer {
         let due = !self.queue.is_empty() || self.sending_blocks > 0;
         quiet < if due { STUCK } else { GRACE }
     }
+
+    /// Without BEP 6 a choke loses what the peer has queued: it is done more rarely.
+    fn turn_len(&self, turn: u64) -> u64 {
+        if self.is_fast() { turn } else { turn * 8 }
+    }
 }
 
 impl Swarm {
@@ -176,6 +181,7 @@ impl Swarm {
         peer.active = now;
         let before = peer.turn;
         peer.turn += bytes;
+        let turn = peer.turn_len(turn);
         self.uploads.stale |= before < turn && peer.turn >= turn;
         if self.uploads.waiting && peer.queue.is_empty() && peer.sending_blocks == 0 {
             self.uploads.idle_at.get_or_insert(now + GRACE);
@@ -227,7 +233,7 @@ impl Swarm {
             active: peer.uses_its_slot(now),
             // What both have is what we have less what it wants of us; the two counts bound it.
             useful: have > 0 && !peer.pieces.is_all(),
-            sated: peer.turn >= turn,
+            sated: peer.turn >= peer.turn_len(turn),
             pieces: peer.pieces.count(total),
             turned: peer.turned,
         }));
