@@ -101,7 +101,57 @@ pub(super) fn decide(slots: usize, views: &[View], changes: &mut Vec<Change>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn any_view() -> impl Strategy<Value = View> {
+        (any::<[bool; 5]>(), 0..3u32, 0..5u64).prop_map(|(flags, pieces, turned)| View {
+            interested: flags[0],
+            choked: flags[1],
+            active: flags[2] && !flags[1],
+            useful: flags[3],
+            sated: flags[4],
+            pieces,
+            turned: Now::from_secs(turned),
+            ..view(0)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn decisions_keep_the_bounds(
+            slots in 1..6usize,
+            mut views in prop::collection::vec(any_view(), 0..40),
+        ) {
+            for (slot, view) in (0..).zip(&mut views) {
+                view.slot = Slot(slot);
+            }
+            let before: Vec<bool> = views.iter().map(|view| !view.choked).collect();
+            let mut open = before.clone();
+            for change in decided(slots, &views) {
+                let (slot, to) = match change {
+                    Change::Choke(slot) => (slot, false),
+                    Change::Unchoke(slot) => (slot, true),
+                };
+                let view = &views[slot.0 as usize];
+                // A change changes something, and nobody is turned twice.
+                prop_assert_ne!(open[slot.0 as usize], to);
+                prop_assert_eq!(before[slot.0 as usize], open[slot.0 as usize]);
+                prop_assert!(!to || view.useful);
+                open[slot.0 as usize] = to;
+            }
+            let all = || views.iter().zip(&open).zip(&before);
+            let fresh = all().filter(|((_, open), before)| **open && !**before).count();
+            let busy = all().filter(|((view, open), _)| **open && view.active).count();
+            prop_assert!(fresh == 0 || fresh + busy <= slots);
+            // Nobody waits while a place is free and room for one more.
+            let waits = all().any(|((view, open), _)| !open && view.choked
+                && view.interested && view.useful);
+            let total = open.iter().filter(|&&open| open).count();
+            prop_assert!(!waits || fresh + busy >= slots || total >= slots * SPARE);
+        }
+    }
 
     fn view(slot: u32) -> View {
         View {

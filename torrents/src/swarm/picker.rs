@@ -390,6 +390,11 @@ impl Picker {
                 return within;
             }
         }
+        if let Pieces::Some(set) = ask.pieces
+            && (set.count() as usize) < self.rarity.order().len() / 8
+        {
+            return self.rarest_of(set);
+        }
         let order = self.rarity.order();
         let has = |piece: &PieceIndex| ask.pieces.contains(*piece);
         let front = order
@@ -408,6 +413,27 @@ impl Picker {
             .filter(has)
             .take(SAMPLE)
             .min_by_key(|&piece| self.rarity.available(piece))
+    }
+
+    /// The rarest missing piece of a peer that has few: cheaper than a search for one of them
+    /// among all that is missing.
+    fn rarest_of(&mut self, set: &Bitfield) -> Option<PieceIndex> {
+        let (mut best, mut ties) = (None, 0u32);
+        for piece in set
+            .iter()
+            .filter(|piece| self.states[piece.at()] == State::Missing)
+        {
+            let rank = self.rarity.available(piece);
+            match best {
+                Some((least, _)) if rank > least => continue,
+                Some((least, _)) if rank == least => ties += 1,
+                _ => ties = 1,
+            }
+            if self.rng.random_range(0..ties) == 0 {
+                best = Some((rank, piece));
+            }
+        }
+        best.map(|(_, piece)| piece)
     }
 
     fn next_in_windows(&mut self, ask: &Ask<'_>) -> Option<PieceIndex> {
@@ -710,3 +736,6 @@ impl Picker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,285 @@
+//! One machine against one hand-driven peer: what it is told and what it answers, in order.
+
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
+use std::time::Duration;
+
+use torrents::swarm::{Action, Event, PeerKey, PeerKind, Reason, Settings, Swarm};
+use torrents::wire::Message;
+use torrents::{Bitfield, Block, Geometry, PeerId};
+
+const US: PeerId = PeerId([5; 20]);
+
+fn geometry() -> Geometry {
+    Geometry::new(40_000, 32_768).unwrap()
+}
+
+fn block(piece: u32, begin: u32, len: u32) -> Block {
+    geometry().block(piece, begin, len).unwrap()
+}
+
+/// A machine with two pieces: 16 KiB + 16 KiB, and a short one of 7,232 bytes.
+fn machine(complete: bool) -> Swarm {
+    let have = if complete {
+        Bitfield::full(2)
+    } else {
+        Bitfield::empty(2)
+    };
+    Swarm::new(geometry(), have, US, Settings::default(), 1)
+}
+
+fn connect(swarm: &mut Swarm, key: u64, id: u8, fast: bool, inbound: bool) -> Vec<Action> {
+    let kind = PeerKind::Wire {
+        fast,
+        extended: false,
+        inbound,
+    };
+    tell(
+        swarm,
+        0,
+        Event::Connected {
+            peer: PeerKey(key),
+            addr: Some(([10, 0, 0, id], 6881).into()),
+            id: Some(PeerId([id; 20])),
+            kind,
+        },
+    )
+}
+
+fn tell(swarm: &mut Swarm, millis: u64, event: Event<'_>) -> Vec<Action> {
+    swarm.handle(Duration::from_millis(millis), event);
+    swarm.check_invariants();
+    std::iter::from_fn(|| swarm.poll_action()).collect()
+}
+
+fn says(swarm: &mut Swarm, millis: u64, message: Message) -> Vec<Action> {
+    let peer = PeerKey(1);
+    tell(swarm, millis, Event::Message { peer, message })
+}
+
+fn send(message: Message) -> Action {
+    let peer = PeerKey(1);
+    Action::Send { peer, message }
+}
+
+#[test]
+fn a_leech_from_hello_to_complete() {
+    let mut swarm = machine(false);
+    assert_eq!(connect(&mut swarm, 1, 1, false, false), []);
+    assert_eq!(
+        says(&mut swarm, 1, Message::Bitfield(Bitfield::full(2))),
+        [send(Message::Interested)]
+    );
+    let asked = says(&mut swarm, 2, Message::Unchoke);
+    let [Action::Request { blocks, .. }] = &asked[..] else {
+        panic!("{asked:?}");
+    };
+    let mut blocks = blocks.clone();
+    blocks.sort_unstable();
+    let all = [
+        block(0, 0, 16_384),
+        block(0, 16_384, 16_384),
+        block(1, 0, 7_232),
+    ];
+    assert_eq!(blocks, all);
+
+    let peer = PeerKey(1);
+    let first = geometry().piece(0).unwrap();
+    let got = tell(
+        &mut swarm,
+        3,
+        Event::Received {
+            peer,
+            blocks: &all[..2],
+        },
+    );
+    assert_eq!(got, [Action::Verify { piece: first }]);
+    let good = tell(&mut swarm, 4, Event::Verified { piece: first });
+    assert_eq!(good, [send(Message::Have(first))]);
+    tell(
+        &mut swarm,
+        5,
+        Event::Received {
+            peer,
+            blocks: &all[2..],
+        },
+    );
+    let last = geometry().piece(1).unwrap();
+    let done = tell(&mut swarm, 6, Event::Verified { piece: last });
+    let expected = [
+        send(Message::NotInterested),
+        send(Message::Have(last)),
+        Action::Complete,
+        Action::Disconnect {
+            peer,
+            reason: Reason::BothSeeds,
+        },
+    ];
+    assert_eq!(done, expected);
+}
+
+#[test]
+fn what_we_have_is_said_first_and_once_as_the_peer_understands_it() {
+    let have_all = connect(&mut machine(true), 1, 1, true, true);
+    assert_eq!(have_all[0], send(Message::HaveAll));
+    let bitfield = connect(&mut machine(true), 1, 1, false, true);
+    assert_eq!(bitfield[0], send(Message::Bitfield(Bitfield::full(2))));
+    let none = connect(&mut machine(false), 1, 1, true, true);
+    assert_eq!(none, [send(Message::HaveNone)]);
+    let fast_only = |action: &Action| {
+        matches!(action, Action::Send { message, .. } if matches!(
+            message,
+            Message::HaveAll | Message::HaveNone | Message::Reject(_) | Message::Suggest(_)
+                | Message::AllowedFast(_)
+        ))
+    };
+    assert!(!bitfield.iter().any(fast_only));
+}
+
+#[test]
+fn a_request_while_choked_is_rejected_or_ignored() {
+    for fast in [true, false] {
+        let mut swarm = machine(false);
+        connect(&mut swarm, 1, 1, fast, true);
+        let asked = block(0, 0, 16_384);
+        let answer = says(&mut swarm, 1, Message::Request(asked));
+        let rejected = [send(Message::Reject(asked))];
+        assert_eq!(answer, if fast { &rejected[..] } else { &[] });
+    }
+}
+
+#[test]
+fn a_choke_without_bep_6_drops_what_is_owed_and_with_it_waits_for_rejects() {
+    for fast in [true, false] {
+        let mut swarm = machine(false);
+        connect(&mut swarm, 1, 1, fast, false);
+        says(&mut swarm, 1, Message::Bitfield(Bitfield::full(2)));
+        says(&mut swarm, 2, Message::Unchoke);
+        assert_eq!(says(&mut swarm, 3, Message::Choke), []);
+        let owed = swarm.peers().next().unwrap().requests.0;
+        assert_eq!(owed, if fast { 3 } else { 0 });
+        says(&mut swarm, 4, Message::Reject(block(1, 0, 7_232)));
+        // The same again once it may be asked: nothing is lost, nothing asked twice.
+        says(&mut swarm, 5, Message::Unchoke);
+        assert_eq!(swarm.peers().next().unwrap().requests.0, 3);
+    }
+}
+
+#[test]
+fn requests_are_served_in_batches_and_a_cancel_takes_one_back() {
+    let mut swarm = machine(true);
+    connect(&mut swarm, 1, 1, true, true);
+    says(&mut swarm, 1, Message::Interested);
+    let (peer, blocks) = (PeerKey(1), [block(0, 0, 16_384), block(0, 16_384, 16_384)]);
+    let served = tell(
+        &mut swarm,
+        2,
+        Event::Requested {
+            peer,
+            blocks: &blocks,
+        },
+    );
+    let batch = Action::Upload {
+        peer,
+        blocks: blocks.to_vec(),
+    };
+    assert_eq!(served, [batch]);
+    // It is with the driver: too late to be cancelled, and the piece itself is the answer.
+    assert_eq!(says(&mut swarm, 3, Message::Cancel(blocks[0])), []);
+}
+
+#[test]
+fn on_simultaneous_open_what_the_greater_id_dialled_stays() {
+    for (them, keeps_new) in [(9, true), (1, false)] {
+        let mut swarm = machine(false);
+        connect(&mut swarm, 1, them, true, false);
+        let second = connect(&mut swarm, 2, them, true, true);
+        let gone = PeerKey(if keeps_new { 1 } else { 2 });
+        let reason = Reason::Duplicate;
+        assert_eq!(second[0], Action::Disconnect { peer: gone, reason });
+        assert_eq!(swarm.peers().count(), 1);
+    }
+}
+
+#[test]
+fn ourselves_and_the_banned_are_refused() {
+    let mut swarm = machine(false);
+    let reason = Reason::Banned;
+    let us = connect(&mut swarm, 1, 5, true, false);
+    assert_eq!(
+        us,
+        [Action::Disconnect {
+            peer: PeerKey(1),
+            reason
+        }]
+    );
+    connect(&mut swarm, 2, 7, true, false);
+    tell(&mut swarm, 1, Event::Disconnected { peer: PeerKey(2) });
+    // The proof comes after it has gone.
+    tell(&mut swarm, 2, Event::Liar { peer: PeerKey(2) });
+    let addrs = [([10, 0, 0, 7], 6881).into()];
+    assert_eq!(tell(&mut swarm, 3, Event::Candidates { addrs: &addrs }), []);
+    swarm.handle(Duration::from_secs(9), Event::Timeout);
+    let dials = std::iter::from_fn(|| swarm.poll_action());
+    assert!(
+        !dials
+            .into_iter()
+            .any(|action| matches!(action, Action::Dial { .. }))
+    );
+}
+
+#[test]
+fn a_piece_from_one_peer_that_is_wrong_bans_it() {
+    let mut swarm = machine(false);
+    connect(&mut swarm, 1, 1, true, false);
+    says(&mut swarm, 1, Message::HaveAll);
+    says(&mut swarm, 2, Message::Unchoke);
+    let (peer, piece) = (PeerKey(1), geometry().piece(1).unwrap());
+    let blocks = [block(1, 0, 7_232)];
+    tell(
+        &mut swarm,
+        3,
+        Event::Received {
+            peer,
+            blocks: &blocks,
+        },
+    );
+    let wrong = tell(&mut swarm, 4, Event::Corrupt { piece });
+    let reason = Reason::Corrupt;
+    assert_eq!(wrong, [Action::Disconnect { peer, reason }]);
+}
+
+#[test]
+fn a_second_bitfield_and_a_flood_of_unasked_blocks_end_the_connection() {
+    let mut swarm = machine(false);
+    connect(&mut swarm, 1, 1, false, false);
+    says(&mut swarm, 1, Message::Bitfield(Bitfield::full(2)));
+    let (peer, reason) = (PeerKey(1), Reason::Protocol);
+    let second = says(&mut swarm, 2, Message::Bitfield(Bitfield::full(2)));
+    assert_eq!(second, [Action::Disconnect { peer, reason }]);
+
+    let mut swarm = machine(false);
+    connect(&mut swarm, 1, 1, false, false);
+    let blocks = [block(0, 0, 16_384); 65];
+    let flood = tell(
+        &mut swarm,
+        1,
+        Event::Received {
+            peer,
+            blocks: &blocks,
+        },
+    );
+    assert!(flood.contains(&Action::Disconnect { peer, reason }));
+    let freed = |action: &Action| match action {
+        Action::Discard { blocks, .. } => blocks.len(),
+        _ => 0,
+    };
+    assert_eq!(flood.iter().map(freed).sum::<usize>(), 65);
+}
+
+#[test]
+fn a_seed_without_peers_sleeps_for_ever() {
+    let mut swarm = machine(true);
+    tell(&mut swarm, 0, Event::Timeout);
+    assert_eq!(swarm.poll_timeout(), None);
+}
