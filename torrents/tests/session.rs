@@ -250,13 +250,16 @@ fn a_piece_from_one_peer_that_is_wrong_bans_it() {
 }
 
 #[test]
-fn a_second_bitfield_and_a_flood_of_unasked_blocks_end_the_connection() {
+fn endless_bitfields_and_a_flood_of_unasked_blocks_end_the_connection() {
     let mut swarm = machine(false);
     connect(&mut swarm, 1, 1, false, false);
-    says(&mut swarm, 1, Message::Bitfield(Bitfield::full(2)));
     let (peer, reason) = (PeerKey(1), Reason::Protocol);
-    let second = says(&mut swarm, 2, Message::Bitfield(Bitfield::full(2)));
-    assert_eq!(second, [Action::Disconnect { peer, reason }]);
+    let end = (0..10_000).find(|&tick| {
+        let told = says(&mut swarm, tick, Message::Bitfield(Bitfield::full(2)));
+        told.contains(&Action::Disconnect { peer, reason })
+    });
+    // One client sends its bitfield again instead of many HAVEs: a few are taken.
+    assert!(end.is_some_and(|tick| tick > 1), "{end:?}");
 
     let mut swarm = machine(false);
     connect(&mut swarm, 1, 1, false, false);
