@@ -84,6 +84,8 @@ pub(crate) fn tracker(options: TrackerOptions) -> Result<tracker::Config, Failur
             false => tracker::Mode::Registered,
         },
         data: options.data.or(defaults.data),
+        // Alone on its host, it takes every core.
+        threads: std::thread::available_parallelism().ok(),
         trusted,
         secret,
         ..fallback
