@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -16,6 +17,7 @@ import time
 import urllib.request
 
 SWELL = os.environ["SWELL"]
+LOAD = os.path.join(os.path.dirname(SWELL), "examples", "load")
 NS = f"swbench{os.getpid()}"
 A, B = "10.79.0.1", "10.79.0.2"
 TICK = os.sysconf("SC_CLK_TCK")
@@ -414,6 +416,67 @@ def restart(opt):
           f"{median(memory) / 2**20:.0f} MiB resident (tracker included)")
 
 
+# Trackers --------------------------------------------------------------------------------
+
+TRACKERS = {"groundswell": 7001, "opentracker": 7002, "aquatic_http": 7003}
+
+
+def start_tracker(name):
+    """One tracker on loopback that serves the load's torrents, or any. Its process id too."""
+    port, home = TRACKERS[name], os.path.join(ROOT, name)
+    os.makedirs(home, exist_ok=True)
+    os.chmod(home, 0o755)
+    if name == "groundswell":
+        p = Proc(name, [SWELL, "--log", "warn", "tracker", "--open", "--listen", "127.0.0.1", "--port", str(port),
+                        "--data", home])
+    elif name == "opentracker":
+        # It changes its root, then its user; the whitelist is read after both.
+        run(LOAD, "--write-hashes", os.path.join(home, "whitelist"))
+        os.chmod(os.path.join(home, "whitelist"), 0o644)
+        with open(os.path.join(home, "conf"), "w") as f:
+            f.write(f"listen.tcp 127.0.0.1:{port}\ntracker.rootdir {home}\ntracker.user _opentracker\n"
+                    "access.whitelist /whitelist\n")
+        p = Proc(name, ["opentracker", "-f", os.path.join(home, "conf")])
+    else:
+        config = run("aquatic_http", "-p")
+        for key, value in (("socket_workers", "1"), ("swarm_workers", "1"), ("enable_tls", "false"),
+                           ("use_ipv6", "false"), ("address_ipv4", f'"127.0.0.1:{port}"')):
+            config = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", config)
+        config = re.sub(r"(?m)^keep_alive = .*$", "keep_alive = true", config)
+        with open(os.path.join(home, "conf.toml"), "w") as f:
+            f.write(config)
+        p = Proc(name, ["aquatic_http", "-c", os.path.join(home, "conf.toml")])
+    until(f"{name} listens", lambda: f":{port}" in in_ns("ss", "-Hltn"))
+    time.sleep(1)
+    return p
+
+
+def tracker(opt):
+    """The same mixed load on each in turn: 1,000 torrents, numwant 50."""
+    print(f"{'':14} {'mode':12} {'announces/s':>12} {'CPU us each':>12} {'p99 ms':>8}")
+    for mode, flags in (("one each", []), ("keep-alive", ["--keep-alive"])):
+        rows = {name: [] for name in TRACKERS if name != "opentracker" or not flags}
+        for _ in range(opt.rounds):
+            for name in rows:
+                p = start_tracker(name)
+                address = f"127.0.0.1:{TRACKERS[name]}"
+                # Once to fill the swarms, once to measure.
+                for requests in ("50000", "100000"):
+                    said = in_ns(LOAD, address, "--requests", requests, "--pid", str(p.p.pid), *flags)
+                p.stop()
+                found = re.search(r"answers, (\d+)/s, (\d+) failed.* p99 ([\d.]+) ms.*, ([\d.]+) us of CPU", said)
+                if not found or int(found[2]) > 0:
+                    sys.exit(f"{name} did not answer all: {said}")
+                rows[name].append((float(found[1]), float(found[4]), float(found[3])))
+        middle = {name: [median(column) for column in zip(*rounds)] for name, rounds in rows.items()}
+        for name, (rate, cpu, p99) in middle.items():
+            print(f"{name:14} {mode:12} {rate:12.0f} {cpu:12.2f} {p99:8.2f}")
+        others = [row for name, row in middle.items() if name != "groundswell"]
+        ours = middle["groundswell"]
+        print(f"{mode}: {ours[0] / max(row[0] for row in others):.2f} times the fastest peer, "
+              f"{ours[1] / min(row[1] for row in others):.2f} of the leanest peer's CPU")
+
+
 def size(text):
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
     return int(float(text[:-1]) * units[text[-1]]) if text[-1] in units else int(text)
@@ -422,7 +485,7 @@ def size(text):
 def main():
     global ROOT
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["one", "create", "push", "ttfb", "restart"])
+    parser.add_argument("what", choices=["one", "create", "push", "ttfb", "restart", "tracker"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=size, default=None)
     parser.add_argument("--blobs", type=int, default=1000)
