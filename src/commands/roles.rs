@@ -30,9 +30,15 @@ pub(crate) async fn herd(args: Configured<HerdOptions>) -> Result<ExitCode, Fail
         tracker = %tracker.local_addr(), tags = %at.tags,
         "herd is up: docker push {}/NAME:TAG", at.registry
     );
-    stop.cancelled().await;
+    let told = tokio::select! {
+        () = stop.cancelled() => true,
+        () = tracker.finished() => false,
+    };
     origin.shutdown().await;
     tracker.shutdown().await;
+    if !told {
+        return Err(broke_down());
+    }
     tracing::info!("herd is down");
     Ok(ExitCode::SUCCESS)
 }
@@ -64,8 +70,14 @@ pub(crate) async fn tracker(args: Configured<TrackerOptions>) -> Result<ExitCode
     }
     let tracker = start(Tracker::start(config).await)?;
     tracing::info!("tracker is up: http://{}/announce", tracker.local_addr());
-    stop.cancelled().await;
+    let told = tokio::select! {
+        () = stop.cancelled() => true,
+        () = tracker.finished() => false,
+    };
     tracker.shutdown().await;
+    if !told {
+        return Err(broke_down());
+    }
     tracing::info!("tracker is down");
     Ok(ExitCode::SUCCESS)
 }
@@ -84,6 +96,11 @@ pub(crate) async fn agent(args: Configured<AgentOptions>) -> Result<ExitCode, Fa
     agent.shutdown().await;
     tracing::info!("agent is down");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever supervises the process starts it again.
+fn broke_down() -> Failure {
+    Failure::new("the tracker stopped serving by itself; its log says why")
 }
 
 fn start<T, E: std::error::Error>(started: Result<T, E>) -> Result<T, Failure> {

@@ -77,6 +77,10 @@ pub(crate) struct HerdOptions {
     #[arg(long, env = "SWELL_TRUST", value_delimiter = ',', value_name = "CIDR")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) trust: Vec<String>,
+    /// File of info hashes that are never served, one a line; read again when it changes
+    #[arg(long, env = "SWELL_DENY", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deny: Option<PathBuf>,
 }
 
 /// `swell origin`.
@@ -126,6 +130,10 @@ pub(crate) struct TrackerOptions {
     #[arg(long, env = "SWELL_TRACKER_SECRET_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) secret_file: Option<PathBuf>,
+    /// File of info hashes that are never served, one a line; read again when it changes
+    #[arg(long, env = "SWELL_DENY", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deny: Option<PathBuf>,
 }
 
 /// `swell agent`.
@@ -168,7 +176,7 @@ impl HerdOptions {
             node: NodeOptions::defaults("herd"),
             ports: OriginPorts::defaults(),
             tracker_port: Some(15003),
-            trust: Vec::new(),
+            ..Self::default()
         }
     }
 }

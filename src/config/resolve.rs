@@ -31,6 +31,7 @@ pub(crate) fn herd(options: HerdOptions) -> Result<(tracker::Config, seeder::Con
     let tracker = tracker::Config {
         listen: SocketAddr::new(place.listen, port),
         data: Some(data.join("tracker")),
+        deny_list: options.deny,
         trusted,
         ..tracker::Config::default()
     };
@@ -84,6 +85,7 @@ pub(crate) fn tracker(options: TrackerOptions) -> Result<tracker::Config, Failur
             false => tracker::Mode::Registered,
         },
         data: options.data.or(defaults.data),
+        deny_list: options.deny,
         // Alone on its host, it takes every core.
         threads: std::thread::available_parallelism().ok(),
         trusted,

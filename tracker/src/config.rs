@@ -28,6 +28,8 @@ pub struct Config {
     pub mode: Mode,
     /// Swarms it never serves, in either mode.
     pub denied: HashSet<InfoHash>,
+    /// A file that names more of them, one a line; it is read again when it changes.
+    pub deny_list: Option<PathBuf>,
     /// A directory in which registrations are remembered over a restart.
     pub data: Option<PathBuf>,
     /// Threads that accept and serve, each with its own listener (`SO_REUSEPORT`). `None`
@@ -107,6 +109,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 15003)),
             mode: Mode::default(),
             denied: HashSet::new(),
+            deny_list: None,
             data: None,
             threads: None,
             trusted: loopback(),

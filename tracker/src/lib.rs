@@ -12,6 +12,7 @@
 mod asker;
 mod cache;
 mod config;
+mod deny;
 mod endpoint;
 mod http;
 mod inspect;
@@ -27,4 +28,5 @@ mod swarms;
 mod table;
 
 pub use config::{Config, Intervals, Limits, Mode};
+pub use deny::DenyError;
 pub use server::{Tracker, TrackerError};

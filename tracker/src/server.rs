@@ -1,5 +1,6 @@
 //! A running tracker: its listeners, its housekeeping, its end.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -9,9 +10,11 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use torrents::InfoHash;
 
 use crate::cache::{self, CacheError};
 use crate::config::Config;
+use crate::deny::{DenyError, DenyFile};
 use crate::http::accept::{Open, accept_task, bind};
 use crate::http::connection::Serving;
 use crate::http::routes::Routes;
@@ -46,6 +49,9 @@ pub enum TrackerError {
         /// What the system said.
         error: io::Error,
     },
+    /// The deny list cannot be taken.
+    #[error("tracker cannot take its deny list: {0}")]
+    Deny(#[from] DenyError),
     /// A thread could not be started.
     #[error("tracker cannot start a thread: {0}")]
     Thread(io::Error),
@@ -73,6 +79,11 @@ impl Tracker {
         if let Some(directory) = config.data.clone() {
             prepare(&service, directory).await?;
         }
+        let mut denying = Denying {
+            always: config.denied.clone(),
+            file: config.deny_list.clone().map(DenyFile::new),
+        };
+        denying = denying.started(&service).await?;
         let shutdown = CancellationToken::new();
         let open = Open::default();
         let routes = Routes::new(Arc::clone(&service), open.clone(), shutdown.clone());
@@ -81,7 +92,8 @@ impl Tracker {
             routes,
             shutdown: shutdown.clone(),
         };
-        let housekeeping = housekeeping_task(service, config.data.clone(), shutdown.clone());
+        let directory = config.data.clone();
+        let housekeeping = housekeeping_task(service, directory, denying, shutdown.clone());
         let mut tracker = Self {
             addr,
             tasks: vec![tokio::spawn(housekeeping)],
@@ -129,12 +141,13 @@ impl Tracker {
         listener: TcpListener,
         open: Open,
     ) -> Result<(), TrackerError> {
-        let shutdown = self.shutdown.clone();
+        // However it ends: a tracker that serves from some of its threads only is down for some.
+        let shutdown = self.shutdown.clone().drop_guard();
         let serve = async move {
+            let _shutdown = shutdown;
             if let Err(error) = accept_task(serving, listener, open).await {
                 tracing::error!(%error, "tracker's listener broke down");
             }
-            shutdown.cancel();
         };
         if config.threads.is_none() {
             self.tasks.push(tokio::spawn(serve));
@@ -218,10 +231,41 @@ fn tempfile_probe(directory: &std::path::Path) -> io::Result<()> {
     std::fs::remove_file(probe)
 }
 
-/// Forgets what expired, once a second, and keeps the cache up to date.
+/// What is denied: always, and as long as a file says so.
+struct Denying {
+    always: HashSet<InfoHash>,
+    file: Option<DenyFile>,
+}
+
+impl Denying {
+    /// The first reading, which must succeed.
+    async fn started(mut self, service: &Arc<Service>) -> Result<Self, TrackerError> {
+        let service = Arc::clone(service);
+        let read = tokio::task::spawn_blocking(move || self.follow(&service).map(|()| self));
+        let read = read
+            .await
+            .map_err(|join| TrackerError::Thread(io::Error::other(join)))?;
+        Ok(read?)
+    }
+
+    /// Puts the list in force if it changed.
+    fn follow(&mut self, service: &Service) -> Result<(), DenyError> {
+        let Some(read) = self.file.as_mut().and_then(DenyFile::changed) else {
+            return Ok(());
+        };
+        let mut hashes = read?;
+        tracing::info!(torrents = hashes.len(), "deny list read");
+        hashes.extend(&self.always);
+        service.table.deny(hashes);
+        Ok(())
+    }
+}
+
+/// Forgets what expired, once a second, and keeps the cache and the deny list up to date.
 async fn housekeeping_task(
     service: Arc<Service>,
     directory: Option<PathBuf>,
+    mut denying: Denying,
     shutdown: CancellationToken,
 ) {
     let mut saved = service.table.registrations().changes();
@@ -238,12 +282,20 @@ async fn housekeeping_task(
         let service = Arc::clone(&service);
         let work = tokio::task::spawn_blocking(move || {
             service.table.tick(service.now(Instant::now()));
-            directory.map_or(Ok(saved), |directory| save(&service, &directory, saved))
+            if let Err(error) = denying.follow(&service) {
+                tracing::warn!(%error, "the deny list stays as it was");
+            }
+            let saving = directory.map_or(Ok(saved), |directory| save(&service, &directory, saved));
+            (denying, saving)
         });
-        match work.await {
-            Ok(Ok(changes)) => saved = changes,
-            Ok(Err(error)) => tracing::warn!(%error, "registrations are not saved"),
+        let saving;
+        (denying, saving) = match work.await {
+            Ok(done) => done,
             Err(_) => return,
+        };
+        match saving {
+            Ok(changes) => saved = changes,
+            Err(error) => tracing::warn!(%error, "registrations are not saved"),
         }
         if last {
             return;

@@ -59,7 +59,7 @@ pub(crate) enum Refusal {
     Denied,
     #[error("tracker is full: it takes no more torrents")]
     Full,
-    #[error("too many announces from this address: slow down")]
+    #[error("too many requests from this address: slow down")]
     TooFast,
     #[error("{0} cannot be dialled by other peers")]
     Undialable(IpAddr),
@@ -210,6 +210,15 @@ impl Shard {
     pub(crate) fn withdraw(&mut self, now: Moment, info_hash: &InfoHash, origin: Slot) {
         if let Some(swarm) = self.swarms.get_mut(info_hash) {
             swarm.withdraw(now, origin);
+        }
+    }
+
+    /// Forgets who is in a swarm.
+    pub(crate) fn clear(&mut self, info_hash: &InfoHash) {
+        if let Some(swarm) = self.swarms.get_mut(info_hash) {
+            self.peers -= swarm.len();
+            self.seeds -= swarm.seeds();
+            swarm.clear();
         }
     }
 

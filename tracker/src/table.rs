@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use torrents::InfoHash;
 use torrents::announce::{AnnounceReply, AnnounceRequest, ScrapeEntry, dialable};
@@ -40,7 +40,9 @@ pub(crate) struct Table {
     registrations: Mutex<Registrations>,
     trust: Trust,
     limiter: Limiter,
-    denied: HashSet<InfoHash>,
+    denied: RwLock<HashSet<InfoHash>>,
+    /// How many those are: most trackers deny nothing, and need not look.
+    denials: AtomicUsize,
     boot_id: String,
     lease: std::time::Duration,
     swarms: AtomicUsize,
@@ -74,7 +76,8 @@ impl Table {
             })),
             trust: Trust::new(config.trusted.clone()),
             limiter: Limiter::new(limits.announces_per_ip, limits.connections_per_ip),
-            denied: config.denied.clone(),
+            denials: AtomicUsize::new(config.denied.len()),
+            denied: RwLock::new(config.denied.clone()),
             lease: config.intervals.lease,
             boot_id,
             swarms: AtomicUsize::new(0),
@@ -109,7 +112,7 @@ impl Table {
         if !asker.trusted && !self.limiter.announce(now, source) {
             return Err(Refusal::TooFast);
         }
-        if self.denied.contains(&request.info_hash) {
+        if self.denies(&request.info_hash) {
             return Err(Refusal::Denied);
         }
         reply.external_ip = Some(source);
@@ -121,6 +124,31 @@ impl Table {
         self.with_shard(&request.info_hash, |shard| {
             shard.announce(now, request, asker, whole, reply, told)
         })
+    }
+
+    /// Whether a swarm is never served.
+    pub(crate) fn denies(&self, info_hash: &InfoHash) -> bool {
+        self.denials.load(Ordering::Relaxed) > 0
+            && self
+                .denied
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(info_hash)
+    }
+
+    /// Takes another deny list; who is in a swarm on it is forgotten.
+    pub(crate) fn deny(&self, hashes: HashSet<InfoHash>) {
+        self.denials.store(hashes.len(), Ordering::Relaxed);
+        let gone: Vec<InfoHash> = hashes.iter().copied().collect();
+        *self.denied.write().unwrap_or_else(PoisonError::into_inner) = hashes;
+        for info_hash in gone {
+            self.with_shard(&info_hash, |shard| shard.clear(&info_hash));
+        }
+    }
+
+    /// Whether an address that only asks (scrapes) has asked too much.
+    pub(crate) fn asks_too_much(&self, now: Moment, source: IpAddr) -> bool {
+        !self.trust.trusts(source) && !self.limiter.announce(now, source)
     }
 
     /// Counts a connection from `ip`; `None` when it has too many. Only an address that is
@@ -137,17 +165,24 @@ impl Table {
         self.limiter.disconnect(ip);
     }
 
-    /// What a scrape says of each hash; repeated hashes are answered once.
+    /// What a scrape says of each hash; repeated hashes are answered once. One that is denied is
+    /// as good as unknown.
     pub(crate) fn scrape(&self, hashes: &[InfoHash]) -> Vec<(InfoHash, ScrapeEntry)> {
         let mut hashes = hashes.to_vec();
         hashes.sort_unstable();
         hashes.dedup();
-        let entry = |hash: InfoHash| (hash, self.with_shard(&hash, |shard| shard.scrape(&hash)));
+        let entry = |hash: InfoHash| {
+            if self.denies(&hash) {
+                return (hash, ScrapeEntry::default());
+            }
+            (hash, self.with_shard(&hash, |shard| shard.scrape(&hash)))
+        };
         hashes.into_iter().map(entry).collect()
     }
 
     pub(crate) fn lookup(&self, label: &str) -> Option<LookupReply> {
-        self.registrations().lookup(label)
+        let found = self.registrations().lookup(label);
+        found.filter(|found| !self.denies(&found.info_hash))
     }
 
     /// Takes in what an origin registers, and renews its lease.

@@ -248,7 +248,7 @@ async fn one_address_cannot_take_every_connection_or_announce_without_end() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
     let mut exempt = socket.connect(tracker.local_addr()).await.unwrap();
-    let reason = "too many announces from this address: slow down";
+    let reason = "too many requests from this address: slow down";
     let too_fast = format!("d14:failure reason{}:{reason}8:retry ini1ee", reason.len());
     let mut refused = 0;
     for _ in 0..20 {

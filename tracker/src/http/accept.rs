@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -128,7 +129,11 @@ fn take_in(serving: &Serving, open: &Open, tasks: &TaskTracker, socket: Accepted
     let counted = open.admit(service, peer);
     service.metrics.connection(counted.is_some());
     let Some(counted) = counted else { return };
-    let step = connection::advance(service, &socket, peer, Vec::new());
+    // A task that panics ends alone; a panic here would end the listener.
+    let served = catch_unwind(AssertUnwindSafe(|| {
+        connection::advance(service, &socket, peer, Vec::new())
+    }));
+    let Ok(step) = served else { return };
     if step.is_over() {
         return;
     }

@@ -14,7 +14,7 @@ use torrents::announce::{QueryError, scrape_hashes};
 use super::head::{self, Head, Manner, Route};
 use crate::metrics::{Metrics, Outcome};
 use crate::service::Service;
-use crate::swarms::Told;
+use crate::swarms::{Refusal, Told};
 
 /// Longest request head. A scrape of 200 hashes is 15 KiB at worst.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
@@ -113,7 +113,7 @@ fn answer(
             &mut buffers.answer,
             &mut buffers.body,
         ),
-        Route::Scrape => scrape(service, query, &mut buffers.body),
+        Route::Scrape => scrape(service, source, query, &mut buffers.body),
     }
     write_head(&mut buffers.output, manner, buffers.body.len());
     buffers.output.extend_from_slice(&buffers.body);
@@ -161,11 +161,19 @@ pub(crate) fn announce(
 }
 
 /// Answers a scrape into `body`.
-pub(crate) fn scrape(service: &Service, query: &[u8], body: &mut Vec<u8>) {
+pub(crate) fn scrape(service: &Service, source: IpAddr, query: &[u8], body: &mut Vec<u8>) {
     let refused = |metrics: &Metrics, reason: &str, body: &mut Vec<u8>| {
         metrics.scrape(0, body.len());
         encode_failure(reason, None, body);
     };
+    if service
+        .table
+        .asks_too_much(service.now(Instant::now()), source)
+    {
+        let slow_down = Refusal::TooFast;
+        service.metrics.scrape(0, body.len());
+        return encode_failure(&slow_down.to_string(), slow_down.retry_in(), body);
+    }
     match scrape_hashes(query, service.limits.scrape) {
         Ok(hashes) if hashes.is_empty() => {
             refused(

@@ -14,6 +14,7 @@ use axum::{Extension, Json, Router};
 use torrents::announce::encode_failure;
 use torrents::register::{MAX_BODY, RegisterError, RegisterRequest};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Open;
@@ -26,6 +27,9 @@ use crate::service::Service;
 
 /// How long an origin may take to send a batch of registrations.
 const BATCH_TIME: Duration = Duration::from_secs(30);
+
+/// Walks over the tables at a time: each takes a thread, and the announces need the cores.
+const WALKS: usize = 4;
 
 /// Who connected, as the listener saw it.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +44,7 @@ struct Face {
     service: Arc<Service>,
     open: Open,
     watchers: Watchers,
+    walks: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -64,6 +69,7 @@ impl Routes {
                 service,
                 open,
                 watchers,
+                walks: Arc::new(Semaphore::new(WALKS)),
                 shutdown,
             });
         Self(router)
@@ -101,10 +107,16 @@ async fn announce(
     bencoded(body)
 }
 
-async fn scrape(State(face): State<Face>, uri: Uri) -> Response {
+async fn scrape(
+    State(face): State<Face>,
+    Extension(from): Extension<ConnectedFrom>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Response {
     let mut body = Vec::new();
     lane::scrape(
         &face.service,
+        face.source(from, &headers),
         uri.query().unwrap_or_default().as_bytes(),
         &mut body,
     );
@@ -260,11 +272,18 @@ async fn metrics(State(face): State<Face>) -> Response {
 
 async fn status(State(face): State<Face>) -> Response {
     let service = Arc::clone(&face.service);
-    answer(move || Some(inspect::status(&service.table, service.now(Instant::now())))).await
+    answer(&face.walks, move || {
+        Some(inspect::status(&service.table, service.now(Instant::now())))
+    })
+    .await
 }
 
 async fn swarms(State(face): State<Face>, Query(page): Query<SwarmPage>) -> Response {
-    answer(move || Some(inspect::swarms(&face.service.table, &page))).await
+    let service = Arc::clone(&face.service);
+    answer(&face.walks, move || {
+        Some(inspect::swarms(&service.table, &page))
+    })
+    .await
 }
 
 async fn swarm(
@@ -273,13 +292,17 @@ async fn swarm(
     Query(page): Query<PeerPage>,
 ) -> Response {
     let service = Arc::clone(&face.service);
-    answer(move || inspect::swarm(&service.table, service.now(Instant::now()), &name, &page)).await
+    let view = move || inspect::swarm(&service.table, service.now(Instant::now()), &name, &page);
+    answer(&face.walks, view).await
 }
 
 /// Runs a walk over the tables off the threads that answer announces.
 async fn answer<T: serde::Serialize + Send + 'static>(
+    walks: &Semaphore,
     work: impl FnOnce() -> Option<T> + Send + 'static,
 ) -> Response {
+    // Never closed; whoever waits is one of a bounded number of connections.
+    let _turn = walks.acquire().await;
     match tokio::task::spawn_blocking(work).await {
         Ok(Some(found)) => Json(found).into_response(),
         Ok(None) => (StatusCode::NOT_FOUND, "no such swarm").into_response(),

@@ -211,6 +211,11 @@ impl Swarm {
         self.changed
     }
 
+    /// Forgets everybody but the origins.
+    pub(super) fn clear(&mut self) {
+        (self.v4, self.v6) = (None, None);
+    }
+
     pub(super) fn register(&mut self, now: Moment, origin: Option<Slot>) {
         self.registered = true;
         self.changed = now;
