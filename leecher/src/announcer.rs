@@ -171,7 +171,7 @@ impl Task {
         let incomplete = (announcement.totals)().left > 0;
         let seed = rand::rng().random();
         Self {
-            schedule: Schedule::new(&tiers, incomplete, Instant::now(), seed),
+            schedule: Schedule::new(&tiers, incomplete, Instant::now(), seed).pulsing(),
             client,
             announcement,
             shared,

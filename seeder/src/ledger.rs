@@ -25,8 +25,13 @@ const BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// A tracker that came back is told everything within this long, not by all origins at once.
 const SPREAD: Duration = Duration::from_secs(5);
+/// A tracker that lacks some of ours although it was told everything (it may have no room) is
+/// told everything again after this long.
+const AGAIN: Duration = Duration::from_secs(300);
 /// Renewals are never closer than this, whatever lease a tracker grants.
 const MIN_RENEWAL: Duration = Duration::from_secs(1);
+/// And never further apart: a renewal is also how a tracker that forgot everything is noticed.
+const MAX_RENEWAL: Duration = Duration::from_secs(25);
 
 /// A change to tell: where it led is looked up when it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +64,15 @@ pub(crate) struct Bulk {
     covers: u64,
 }
 
+/// What a say came to when it was put into words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told {
+    /// The last info hash of its bulk; `None` when the bulk came to the end.
+    pub(crate) reached: Option<InfoHash>,
+    /// How many torrents we seeded then.
+    pub(crate) seeded: u64,
+}
+
 /// One tracker's ledger.
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -70,6 +84,10 @@ pub(crate) struct Ledger {
     pass: Option<Pass>,
     /// What the tracker held when it was last told something.
     held: u64,
+    /// How many of ours it lacked when it had been told everything, and when that was: telling
+    /// again at once would hardly help.
+    missing: u64,
+    passed: Instant,
     failures: u32,
     /// Nothing is said before this, unless there are changes and the tracker answers.
     due: Instant,
@@ -97,6 +115,8 @@ impl Ledger {
                 covers: 0,
             }),
             held: 0,
+            missing: 0,
+            passed: now,
             failures: 0,
             due: now,
             not_before: now,
@@ -172,21 +192,22 @@ impl Ledger {
         }
     }
 
-    /// The tracker took what was said. `reached` is the last info hash of the bulk, or `None`
-    /// when the bulk came to the end. `random` is in `0.0..1.0`.
+    /// The tracker took what was said. `random` is in `0.0..1.0`.
     pub(crate) fn handle_reply(
         &mut self,
         now: Instant,
         said: &Say,
-        reached: Option<InfoHash>,
+        told: &Told,
         reply: &RegisterReply,
         random: f64,
     ) {
+        let Told { reached, seeded } = *told;
         self.failures = 0;
-        self.due = now + (reply.lease / 3).max(MIN_RENEWAL);
+        let renewal = (reply.lease / 3).clamp(MIN_RENEWAL, MAX_RENEWAL);
+        self.due = now + renewal.mul_f64(0.8 + random / 5.0);
         self.not_before = now;
-        let told = |(number, _): &(u64, Change)| *number <= said.upto;
-        while self.changes.front().is_some_and(told) {
+        let heard = |(number, _): &(u64, Change)| *number <= said.upto;
+        while self.changes.front().is_some_and(heard) {
             self.changes.pop_front();
         }
         // A pass that began while this was under way has heard nothing yet.
@@ -197,6 +218,8 @@ impl Ledger {
             if reached.is_none() {
                 self.told = self.told.max(pass.covers);
                 self.pass = None;
+                self.missing = seeded.saturating_sub(reply.held);
+                self.passed = now;
             }
         }
         if self.pass.is_none_or(|pass| pass.covers <= self.told) {
@@ -215,8 +238,11 @@ impl Ledger {
             self.boot_id = Some(reply.boot_id.clone());
             self.not_before = now + SPREAD.min(reply.lease / 10).mul_f64(random);
             self.start_pass();
-        } else if nothing_said && reply.held < self.held {
-            self.start_pass();
+        } else if nothing_said && seeded > reply.held {
+            let lost = seeded - reply.held > self.missing;
+            if lost || now >= self.passed + AGAIN {
+                self.start_pass();
+            }
         }
         self.boot_id.get_or_insert_with(|| reply.boot_id.clone());
         self.held = reply.held;
@@ -265,7 +291,7 @@ mod tests {
     }
 
     impl World {
-        fn hear(&mut self, say: &Say) -> (Option<InfoHash>, RegisterReply) {
+        fn hear(&mut self, say: &Say) -> (Told, RegisterReply) {
             for change in &say.changes {
                 let (Change::Add(hash) | Change::Remove(hash)) = change;
                 if self.seeded.contains(hash) {
@@ -285,8 +311,9 @@ mod tests {
             }
             let lease = Duration::from_secs(60);
             let held = self.held.len() as u64;
+            let seeded = self.seeded.len() as u64;
             (
-                reached,
+                Told { reached, seeded },
                 RegisterReply {
                     boot_id: self.boot.to_string(),
                     lease,
@@ -303,6 +330,8 @@ mod tests {
         Speak,
         Fail,
         Reboot,
+        /// The tracker loses some, and keeps its boot id.
+        Lose,
         Wait(u64),
     }
 
@@ -313,6 +342,7 @@ mod tests {
             8 => Just(Op::Speak),
             1 => Just(Op::Fail),
             1 => Just(Op::Reboot),
+            1 => Just(Op::Lose),
             3 => (0..40u64).prop_map(Op::Wait),
         ]
     }
@@ -341,8 +371,8 @@ mod tests {
                     }
                     Op::Speak => {
                         if let Some(say) = ledger.poll_say(now) {
-                            let (reached, reply) = world.hear(&say);
-                            ledger.handle_reply(now, &say, reached, &reply, random);
+                            let (told, reply) = world.hear(&say);
+                            ledger.handle_reply(now, &say, &told, &reply, random);
                         }
                     }
                     Op::Fail => {
@@ -355,14 +385,17 @@ mod tests {
                         world.boot += 1;
                         world.held.clear();
                     }
+                    Op::Lose => {
+                        world.held.pop_first();
+                    }
                     Op::Wait(seconds) => now += Duration::from_secs(seconds),
                 }
             }
             for _ in 0..200 {
                 now = now.max(ledger.poll_timeout());
                 let say = ledger.poll_say(now).expect("the time has come");
-                let (reached, reply) = world.hear(&say);
-                ledger.handle_reply(now, &say, reached, &reply, random);
+                let (told, reply) = world.hear(&say);
+                ledger.handle_reply(now, &say, &told, &reply, random);
             }
             prop_assert_eq!(&world.held, &world.seeded);
             prop_assert!(ledger.settled());
@@ -376,8 +409,8 @@ mod tests {
         let (mut ledger, mut world) = (Ledger::new(now), World::default());
         let speak = |ledger: &mut Ledger, world: &mut World, now| {
             let say = ledger.poll_say(now)?;
-            let (reached, reply) = world.hear(&say);
-            ledger.handle_reply(now, &say, reached, &reply, 0.0);
+            let (told, reply) = world.hear(&say);
+            ledger.handle_reply(now, &say, &told, &reply, 0.0);
             Some(say)
         };
         assert!(speak(&mut ledger, &mut world, now).is_some());
@@ -392,5 +425,33 @@ mod tests {
         now += Duration::from_secs(20);
         let renewal = speak(&mut ledger, &mut world, now).unwrap();
         assert_eq!((renewal.changes.len(), renewal.bulk), (0, None));
+    }
+
+    #[test]
+    fn a_tracker_that_lost_some_is_told_everything_once() {
+        let mut now = Instant::now();
+        let (mut ledger, mut world) = (Ledger::new(now), World::default());
+        world.seeded = (0..5).map(hash).collect();
+        let mut says = |world: &mut World, refused: bool| {
+            let mut bulks = 0;
+            while let Some(say) = ledger.poll_say(now) {
+                let (told, mut reply) = world.hear(&say);
+                reply.held -= u64::from(refused);
+                ledger.handle_reply(now, &say, &told, &reply, 0.0);
+                bulks += usize::from(say.bulk.is_some());
+            }
+            now += MAX_RENEWAL;
+            bulks
+        };
+        assert_eq!(says(&mut world, false), 2);
+        assert_eq!(says(&mut world, false), 0);
+        world.held.pop_first();
+        assert_eq!(says(&mut world, false), 2);
+        assert_eq!(world.held, world.seeded);
+        // One that takes fewer than we have, for want of room, is not told without end.
+        assert_eq!(says(&mut world, true), 2);
+        assert_eq!(says(&mut world, true), 0);
+        world.held.pop_first();
+        assert_eq!(says(&mut world, true), 2);
     }
 }

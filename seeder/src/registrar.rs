@@ -11,11 +11,11 @@ use reqwest::header::CONTENT_TYPE;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use torrents::PeerId;
 use torrents::register::{MAX_BODY, RegisterError, RegisterReply, RegisterRequest};
-use torrents::{InfoHash, PeerId};
 use url::Url;
 
-use crate::ledger::{Change, Ledger, Say};
+use crate::ledger::{Change, Ledger, Say, Told};
 use crate::shelf::Shelf;
 
 /// Who registers.
@@ -157,7 +157,7 @@ impl Registrar {
     }
 
     async fn tell(&self, client: &reqwest::Client, shelf: &Shelf, identity: &Identity, say: &Say) {
-        let (request, reached) = compose(shelf, identity, say);
+        let (request, told) = compose(shelf, identity, say);
         let answer = self.send(client, identity, request).await;
         let random = rand::random();
         {
@@ -165,7 +165,7 @@ impl Registrar {
             let now = Instant::now();
             match answer {
                 Ok(reply) => {
-                    state.ledger.handle_reply(now, say, reached, &reply, random);
+                    state.ledger.handle_reply(now, say, &told, &reply, random);
                     if state.trouble.take().is_some() {
                         tracing::info!(tracker = %self.url, "the tracker answers again");
                     }
@@ -231,8 +231,9 @@ impl Registrar {
     }
 }
 
-/// The request, and where its bulk ended (`None` at the end of everything).
-fn compose(shelf: &Shelf, identity: &Identity, say: &Say) -> (RegisterRequest, Option<InfoHash>) {
+/// The request, and what it came to.
+fn compose(shelf: &Shelf, identity: &Identity, say: &Say) -> (RegisterRequest, Told) {
+    let seeded = shelf.len() as u64;
     let (mut add, mut remove) = (Vec::new(), Vec::new());
     for change in &say.changes {
         let (Change::Add(hash) | Change::Remove(hash)) = *change;
@@ -255,7 +256,7 @@ fn compose(shelf: &Shelf, identity: &Identity, say: &Say) -> (RegisterRequest, O
         add,
         remove,
     };
-    (request, reached)
+    (request, Told { reached, seeded })
 }
 
 /// The client that registers: no proxy, no redirects, bounded in time.

@@ -63,6 +63,9 @@ pub struct Intervals {
     /// A silent peer stays at least this long; else twice the interval it was asked for.
     /// Under eleven minutes, foreign clients that announce every five would flicker.
     pub expiry_floor: Duration,
+    /// For so long after the start a torrent that is not registered may be any moment: whoever
+    /// asks is not told to stay away for a minute.
+    pub settling: Duration,
     /// How long an origin is handed out without renewing its registrations.
     pub lease: Duration,
     /// How long a registered swarm without origin and without peers is remembered. Longer than
@@ -128,6 +131,7 @@ impl Default for Intervals {
             seed: Duration::from_secs(15 * 60),
             min: Duration::from_secs(2),
             expiry_floor: Duration::from_secs(11 * 60),
+            settling: Duration::from_secs(60),
             lease: Duration::from_secs(5 * 60),
             retention: Duration::from_secs(60 * 60),
         }

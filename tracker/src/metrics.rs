@@ -81,7 +81,7 @@ impl From<Announced> for Outcome {
 impl From<Refusal> for Outcome {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Unregistered => Self::Unregistered,
+            Refusal::Unregistered { .. } => Self::Unregistered,
             Refusal::Denied => Self::Denied,
             Refusal::Full => Self::Full,
             Refusal::Undialable(_) => Self::Undialable,

@@ -54,7 +54,10 @@ pub(crate) struct Occupancy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("torrent not registered with this tracker")]
-    Unregistered,
+    Unregistered {
+        /// The tracker has just started: origins are still to register.
+        settling: bool,
+    },
     #[error("torrent refused by this tracker")]
     Denied,
     #[error("tracker is full: it takes no more torrents")]
@@ -69,9 +72,9 @@ impl Refusal {
     /// BEP-31: minutes after which another try may fare better.
     pub(crate) fn retry_in(self) -> Option<u32> {
         match self {
-            Self::Unregistered | Self::TooFast => Some(1),
+            Self::Unregistered { settling: false } | Self::TooFast => Some(1),
             Self::Full => Some(5),
-            Self::Denied | Self::Undialable(_) => None,
+            Self::Unregistered { settling: true } | Self::Denied | Self::Undialable(_) => None,
         }
     }
 }
@@ -143,11 +146,11 @@ impl Shard {
             Some(index) => {
                 let registered = self.swarms[index].is_registered();
                 if self.policy.mode == Mode::Registered && !registered {
-                    return Err(Refusal::Unregistered);
+                    return Err(self.unregistered(now));
                 }
                 index
             }
-            None if self.policy.mode == Mode::Registered => return Err(Refusal::Unregistered),
+            None if self.policy.mode == Mode::Registered => return Err(self.unregistered(now)),
             None if stopped || request.port == 0 => {
                 self.fill_header(request, None, reply);
                 return Ok(Announced::Unknown);
@@ -284,6 +287,13 @@ impl Shard {
         assert_eq!(self.seeds, seeds);
         for swarm in self.swarms.values() {
             swarm.check_invariant(&self.hasher);
+        }
+    }
+
+    fn unregistered(&self, now: Moment) -> Refusal {
+        let uptime = now.since(Moment::default());
+        Refusal::Unregistered {
+            settling: uptime < self.policy.intervals.settling,
         }
     }
 

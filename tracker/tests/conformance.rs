@@ -416,9 +416,22 @@ async fn two_requests_in_one_packet() {
 
 #[tokio::test]
 async fn refusals_and_when_to_come_back() {
+    // Just started, it may have the registration in a moment.
     let tracker = start(registered()).await;
     let ask = format!("{}&left=9", who(LEECH, 6882));
     let reason = "torrent not registered with this tracker";
+    assert_eq!(bare(&tracker, &ask).await, failed(reason));
+    tracker.shutdown().await;
+
+    let intervals = Intervals {
+        settling: Duration::ZERO,
+        ..Intervals::default()
+    };
+    let tracker = start(Config {
+        intervals,
+        ..registered()
+    })
+    .await;
     let golden = format!("d14:failure reason{}:{reason}8:retry ini1ee", reason.len());
     assert_eq!(bare(&tracker, &ask).await, golden);
     tracker.shutdown().await;

@@ -5,7 +5,7 @@
 //!   unknown ──────────────▶ (in flight) ───▶ known ──▶ asks again at the interval, sooner
 //!      ▲                        │              │        when peers are needed, never within
 //!      │                        ▼ failed       │        the minimum interval
-//!      │   backed off: 1 s .. 60 s, the next   │
+//!      │   backed off: 1 s .. 20 s, the next   │
 //!      └── tracker of the tier at once ◀───────┤ failed (a refusal also forgets us)
 //!      └── after a moment ◀────────────────────┘ new boot id: it forgot everybody
 //! ```
@@ -34,7 +34,10 @@ const MIN_INTERVAL: Duration = Duration::from_secs(2);
 const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Back-off after failures: doubling from the first to the second.
 const BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_secs(20);
+/// A tracker that tells a boot id, and how often it may be asked, is asked at least this often
+/// about a torrent that is live: to notice when it forgets everybody.
+const PULSE: Duration = Duration::from_secs(25);
 /// After "never come back".
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 /// A tracker is believed to have forgotten everybody at most this often: several behind one
@@ -74,6 +77,8 @@ pub(super) struct Schedule {
     /// Tiers announced to at the same time.
     width: usize,
     incomplete_at_start: bool,
+    /// See [`PULSE`].
+    pulsing: bool,
     rng: Xoshiro256PlusPlus,
 }
 
@@ -126,8 +131,15 @@ impl Schedule {
             tiers: order,
             width: if singles { 2 } else { 1 },
             incomplete_at_start: incomplete,
+            pulsing: false,
             rng,
         }
+    }
+
+    /// Nobody else notices for this torrent when a tracker forgets everybody.
+    pub(super) fn pulsing(mut self) -> Self {
+        self.pulsing = true;
+        self
     }
 
     /// More peers are wanted: asked for as soon as each tracker allows.
@@ -164,6 +176,8 @@ impl Schedule {
         tracker.owes_completed &= event != AnnounceEvent::Completed;
         let interval = seconds(reply.interval).clamp(MIN_INTERVAL, MAX_INTERVAL);
         tracker.min_interval = reply.min_interval.map(|min| seconds(min).min(MAX_INTERVAL));
+        let pulse = self.pulsing && reply.tracker_id.is_some() && reply.min_interval.is_some();
+        let interval = if pulse { interval.min(PULSE) } else { interval };
         let interval = interval.max(tracker.min_interval.unwrap_or_default());
         // Later, never sooner: those who start together shall not stay together.
         let late = self.rng.random_range(0.0..0.05);

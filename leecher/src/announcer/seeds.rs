@@ -8,7 +8,8 @@
 //! - **health**: a tracker that does not answer is probed by one torrent at a time while the
 //!   others go on to the next tracker at once, instead of each finding out for itself;
 //! - **boot ids**: whoever sees that a tracker forgot everybody brings all of them back, spread
-//!   over a while; and each tracker hears from somebody once a minute, so that it is seen soon.
+//!   over a while; and each tracker hears from somebody every half minute, so that it is seen
+//!   soon: one announce for all torrents of this host.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -39,11 +40,13 @@ const AT_ONCE_LEAVING: usize = 64;
 /// Announces a second, after a burst.
 const PER_SECOND: u32 = 50;
 const BURST: u32 = 32;
-/// A tracker that answers is heard from at least this often.
-const PULSE: Duration = Duration::from_secs(60);
+/// A tracker that was silent for so long is asked at the next look, and how far looks are apart,
+/// in milliseconds: hosts that started together shall not stay together.
+const PULSE: Duration = Duration::from_secs(20);
+const LOOK: std::ops::Range<u64> = 5_000..10_000;
 /// Back-off of a tracker that does not answer.
 const MIN_DOWN: Duration = Duration::from_secs(1);
-const MAX_DOWN: Duration = Duration::from_secs(60);
+const MAX_DOWN: Duration = Duration::from_secs(15);
 
 /// Who seeds, and where.
 #[derive(Debug, Clone, Copy)]
@@ -360,7 +363,7 @@ impl Task {
             tracker.probed = true;
             return None;
         }
-        let wait = Duration::from_millis(rand::rng().random_range(1_000..10_000));
+        let wait = Duration::from_millis(rand::rng().random_range(1_000..5_000));
         Some(tracker.down_until.max(now) + wait)
     }
 
@@ -462,7 +465,7 @@ impl Task {
         if now < self.pulse {
             return;
         }
-        self.pulse = now + PULSE / 2;
+        self.pulse = now + Duration::from_millis(rand::rng().random_range(LOOK));
         let quiet = self
             .trackers
             .iter()
