@@ -1,11 +1,14 @@
 //! The commands and their flags, exactly as typed. What they mean is decided in `config` and
 //! `commands`.
 
+mod simulate;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::simulate::SimulateArgs;
 use crate::config::{AgentOptions, HerdOptions, OriginOptions, TrackerOptions};
 use crate::units::Size;
 
@@ -73,6 +76,8 @@ pub(crate) enum Command {
     Torrent(TorrentCommand),
     /// Show a herd's swarms, or what an agent is doing
     Status(StatusArgs),
+    /// Simulate a flash crowd with the real swarm machines
+    Simulate(Box<SimulateArgs>),
     /// Print the commented default configuration, or check a file
     #[command(subcommand)]
     Config(ConfigCommand),

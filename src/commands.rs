@@ -4,6 +4,7 @@ mod config;
 mod leech;
 mod pull;
 mod roles;
+mod simulate;
 mod status;
 mod torrent;
 
@@ -23,6 +24,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Leech(args) => leech::run(args).await,
         Command::Torrent(command) => torrent::run(command).await,
         Command::Status(args) => status::run(args).await,
+        Command::Simulate(args) => simulate::run(*args).await,
         Command::Config(command) => config::run(command),
     }
 }

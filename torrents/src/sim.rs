@@ -1,40 +1,67 @@
 //! A simulated network for the real [`Swarm`] machine: pure, single-threaded, deterministic.
 //!
-//! Hosts have an uplink, a downlink and a hasher; every control message takes one latency;
-//! payload leaves an uplink batch by batch and waits at the downlink. A tracker introduces the
-//! hosts. Liars, stallers, slow hosts, cut connections and churn come from the specification.
-//! The same specification and seed make the same trace, told by [`Simulation::trace`].
+//! Hosts have an uplink, a downlink and a hasher, and a machine for each layer they pull; the
+//! layers share the links. Trackers introduce the hosts. Liars, stallers, slow hosts, cut
+//! connections, partitions and churn come from the specification. The same specification and
+//! seed make the same trace, told by [`Simulation::trace`].
 //!
-//! Lean enough for thousands of hosts: control messages all take the same time, so they queue in
-//! a ring and only payload, hashes and timers pass through a heap. Larger blocks than 16 KiB
-//! (`Settings::block_len`) make fewer events without changing whose piece goes where.
+//! ```text
+//!  machine ─ Upload ─▶ uplink: busy connections ─ latency ─▶ downlink: batches ─▶ machine
+//!                      share it equally                      one after the other
+//! ```
+//!
+//! Payload moves in batches, cut through: while a batch leaves an uplink it enters a downlink,
+//! which keeps time for it from its beginning. Neither link ever carries more than its rate. A
+//! busy downlink fills the network's buffers, as far as the machine hands out; it does not slow
+//! the sender's other connections. Messages without payload take one latency and no bandwidth.
+//!
+//! Lean enough for thousands of hosts: what takes one latency queues in a ring, HAVEs in an
+//! inbox for each machine, and only payload, hashes and timers pass through a heap. Larger
+//! blocks than 16 KiB (`Settings::block_len`) make fewer events without changing whose piece
+//! goes where.
 //!
 //! Never: a clock, a socket, a payload byte.
 
+mod crowd;
+mod driver;
+mod faults;
 mod host;
+mod payload;
 mod queue;
+mod tracker;
+mod uplink;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand::rngs::Xoshiro256PlusPlus;
-use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use crate::bitfield::Bitfield;
-use crate::geometry::{Block, Geometry, PieceIndex};
+use crate::geometry::Geometry;
 use crate::id::PeerId;
-use crate::swarm::{Action, Event, Now, PeerKey, PeerKind, Swarm};
-use crate::wire::Message;
+use crate::swarm::{Event, Now, PeerKey, PeerKind, Swarm};
 
-use host::Host;
+use host::{Host, Node};
 use queue::{Happening, Queue};
+use tracker::Trackers;
 
+pub use crowd::{Crowd, CrowdError, Progress, Report};
 pub use host::{Behaviour, HostSpec, Outcome};
 
 /// The name of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostId(pub u32);
+
+/// One layer on one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct NodeId(u32);
+
+impl NodeId {
+    fn at(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// What all hosts share.
 #[derive(Debug, Clone)]
@@ -42,10 +69,16 @@ pub struct HostId(pub u32);
 pub struct Network {
     /// From one host to another, one way.
     pub latency: Duration,
-    /// Addresses in one reply of the tracker, those of complete hosts among them.
+    /// HAVEs that reach a machine within so long of each other are handed to it together.
+    pub coalesce: Duration,
+    /// Trackers there are; each layer is announced to two.
+    pub trackers: usize,
+    /// Addresses in one reply of a tracker, those of complete hosts among them.
     pub numwant: usize,
-    /// How often hosts that lack something ask the tracker.
+    /// How often hosts that lack something ask the trackers.
     pub announce_interval: Duration,
+    /// How soon they may ask again when they need peers.
+    pub announce_gap: Duration,
     /// Both sides have BEP 6.
     pub fast: bool,
     /// Runs `check_invariants` on the machine of every so many-th event; 0 for never.
@@ -56,8 +89,11 @@ impl Default for Network {
     fn default() -> Self {
         Self {
             latency: Duration::from_micros(100),
+            coalesce: Duration::ZERO,
+            trackers: 1,
             numwant: 50,
-            announce_interval: Duration::from_secs(3),
+            announce_interval: Duration::from_secs(10),
+            announce_gap: Duration::from_secs(2),
             fast: true,
             check_every: 0,
         }
@@ -68,86 +104,107 @@ impl Default for Network {
 #[derive(Debug, Clone, Copy)]
 struct Link {
     /// Who dialled, and whom.
-    ends: [HostId; 2],
+    ends: [NodeId; 2],
     /// Which end has not heard of a close yet: what was sent before still arrives there.
     open: [bool; 2],
 }
 
 impl Link {
-    fn is_open(&self, end: HostId) -> bool {
+    fn is_open(&self, end: NodeId) -> bool {
         self.open[usize::from(self.ends[1] == end)]
+    }
+
+    fn other(&self, us: NodeId) -> NodeId {
+        self.ends[usize::from(self.ends[0] == us)]
     }
 }
 
 /// The web seed's key on every host that has one.
 const WEB: PeerKey = PeerKey(u64::MAX);
 const PORT: u16 = 6881;
+/// Back-off of announces that fail: doubling from the first to the last.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// A swarm on a simulated network.
+/// Swarms on a simulated network.
 #[derive(Debug)]
 pub struct Simulation {
-    geometry: Geometry,
+    layers: Vec<Geometry>,
     network: Network,
     rng: Xoshiro256PlusPlus,
     now: Now,
     hosts: Vec<Host>,
+    /// As many for each host as there are layers.
+    nodes: Vec<Node>,
     links: Vec<Link>,
+    trackers: Trackers,
     queue: Queue,
+    faults: faults::Faults,
     trace: u64,
     events: u64,
     /// Honest hosts that are or will be here and lack something.
     pending: usize,
+    /// Pieces of all those hosts that came in.
+    progress: u64,
 }
 
 impl Simulation {
-    /// Nobody is there yet.
+    /// One layer, and nobody is there yet.
     pub fn new(geometry: Geometry, network: Network, seed: u64) -> Self {
+        Self::with_layers(vec![geometry], network, seed)
+    }
+
+    /// Several layers that all hosts pull at once.
+    pub fn with_layers(layers: Vec<Geometry>, network: Network, seed: u64) -> Self {
         Self {
-            geometry,
+            trackers: Trackers::new(layers.len(), network.trackers),
+            layers,
             queue: Queue::new(network.latency),
             network,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             now: Now::ZERO,
             hosts: Vec::new(),
+            nodes: Vec::new(),
             links: Vec::new(),
+            faults: faults::Faults::default(),
             trace: 0xcbf2_9ce4_8422_2325,
             events: 0,
             pending: 0,
+            progress: 0,
         }
     }
 
     /// A host that comes at the given time.
     pub fn join(&mut self, spec: HostSpec, at: Now) -> HostId {
         let id = HostId(u32::try_from(self.hosts.len()).unwrap_or(u32::MAX));
-        let have = if spec.complete {
-            Bitfield::full(self.geometry.pieces())
-        } else {
-            Bitfield::empty(self.geometry.pieces())
-        };
         let peer_id = PeerId::generate(&mut self.rng);
-        let seed = self.rng.random();
-        self.pending += usize::from(spec.behaviour == Behaviour::Honest && !spec.complete);
-        let swarm = Swarm::new(self.geometry, have, peer_id, spec.settings.clone(), seed);
-        self.hosts.push(Host::new(spec, swarm, peer_id, at));
+        for &geometry in &self.layers {
+            let have = if spec.complete {
+                Bitfield::full(geometry.pieces())
+            } else {
+                Bitfield::empty(geometry.pieces())
+            };
+            let seed = self.rng.random();
+            let swarm = Swarm::new(geometry, have, peer_id, spec.settings.clone(), seed);
+            self.nodes.push(Node::new(swarm));
+        }
+        let host = Host::new(spec, peer_id, at);
+        self.pending += usize::from(host.is_pending());
+        self.hosts.push(host);
         self.queue.push(at, Happening::Join(id));
         id
     }
 
-    /// The host dies at that time, without a word.
-    pub fn leave(&mut self, host: HostId, at: Now) {
-        self.queue.push(at, Happening::Leave(host));
-    }
-
-    /// One connection breaks at that time, chosen at random.
-    pub fn cut_one(&mut self, at: Now) {
-        self.queue.push(at, Happening::Cut);
-    }
-
-    /// Runs until every honest host that stays is complete, or the time is up, or nothing
-    /// happens any more. True if all are complete.
+    /// Runs until every honest host that stays or comes back is complete, or the time is up, or
+    /// nothing happens any more. True if all are complete.
     pub fn run(&mut self, until: Now) -> bool {
-        while self.pending > 0 && self.step(until) {}
-        self.pending == 0
+        while !self.is_done() && self.step(until) {}
+        self.is_done()
+    }
+
+    /// Whether nobody lacks anything.
+    pub fn is_done(&self) -> bool {
+        self.pending == 0 && self.faults.returns == 0
     }
 
     /// One event; false if there is none before `until`.
@@ -171,6 +228,11 @@ impl Simulation {
         self.events
     }
 
+    /// Pieces that were verified so far, by all hosts.
+    pub fn progress(&self) -> u64 {
+        self.progress
+    }
+
     /// A hash over every action of every host, in order.
     pub fn trace(&self) -> u64 {
         self.trace
@@ -181,9 +243,14 @@ impl Simulation {
         &self.hosts[host.0 as usize].outcome
     }
 
-    /// The machine of a host.
+    /// The machine of a host for the first layer.
     pub fn swarm(&self, host: HostId) -> &Swarm {
-        &self.hosts[host.0 as usize].swarm
+        self.swarm_of(host, 0)
+    }
+
+    /// The machine of a host for a layer.
+    pub fn swarm_of(&self, host: HostId, layer: usize) -> &Swarm {
+        &self.nodes[self.node(host, layer).at()].swarm
     }
 
     /// All hosts.
@@ -206,28 +273,110 @@ impl Simulation {
         ((id.0 as usize) < self.hosts.len()).then_some(id)
     }
 
+    fn node(&self, host: HostId, layer: usize) -> NodeId {
+        NodeId(host.0 * self.width() + u32::try_from(layer).unwrap_or(0))
+    }
+
+    fn nodes_of(&self, host: HostId) -> impl Iterator<Item = NodeId> + use<> {
+        let first = host.0 * self.width();
+        (first..first + self.width()).map(NodeId)
+    }
+
+    fn host_of(&self, node: NodeId) -> HostId {
+        HostId(node.0 / self.width())
+    }
+
+    fn layer_of(&self, node: NodeId) -> usize {
+        (node.0 % self.width()) as usize
+    }
+
+    fn geometry(&self, node: NodeId) -> Geometry {
+        self.layers[self.layer_of(node)]
+    }
+
+    fn width(&self) -> u32 {
+        u32::try_from(self.layers.len()).unwrap_or(1)
+    }
+
+    fn host(&self, node: NodeId) -> &Host {
+        &self.hosts[self.host_of(node).0 as usize]
+    }
+
+    fn host_mut(&mut self, node: NodeId) -> &mut Host {
+        let host = self.host_of(node);
+        &mut self.hosts[host.0 as usize]
+    }
+
     fn happen(&mut self, happening: Happening) {
+        let Some(happening) = self.hold(happening) else {
+            return;
+        };
         match happening {
             Happening::Join(host) => self.arrive(host),
-            Happening::Leave(host) => self.depart(host),
+            Happening::Leave(host) => self.depart(host, false),
+            Happening::Vanish(host) => self.depart(host, true),
+            Happening::Return(host) => self.come_again(host),
             Happening::Cut => self.cut(),
-            Happening::Announce(host) => self.announce(host),
-            Happening::Wake(host) => {
-                if self.hosts[host.0 as usize].wake == Some(self.now) {
-                    self.hosts[host.0 as usize].wake = None;
-                    self.feed(host, Event::Timeout);
+            Happening::Trackers { up } => self.trackers.up = up,
+            Happening::Part(island) => self.part(island),
+            Happening::Heal(island) => self.heal(island),
+            Happening::Jump { host, by } => self.hosts[host.0 as usize].skew += by,
+            Happening::Flood(node) => self.flood(node),
+            Happening::Announce(node) => self.announce(node),
+            Happening::Found { node, addrs } => {
+                if self.host(node).is_up() {
+                    self.feed(node, Event::Candidates { addrs: &addrs });
                 }
             }
+            Happening::Wake(node) => {
+                if self.nodes[node.at()].wake == Some(self.now) {
+                    self.nodes[node.at()].wake = None;
+                    self.feed(node, Event::Timeout);
+                }
+            }
+            Happening::Dialled { from, to } => self.connect(from, to),
+            Happening::Undialled { from, to } => self.dial_failed(from, to),
+            Happening::Sent(host) => self.sent(host),
+            Happening::Swallowed {
+                link,
+                node,
+                blocks,
+                bytes,
+            } => self.deliver(link, node, |peer| Event::Uploaded {
+                peer,
+                blocks,
+                bytes,
+            }),
+            Happening::Landed {
+                link,
+                to,
+                blocks,
+                taken,
+            } => {
+                self.landed(link, to, &blocks, taken);
+                self.nodes[to.at()].swarm.recycle(blocks);
+            }
+            Happening::Hashed { node, piece, life } => self.hashed(node, piece, life),
+            Happening::Web { node, blocks } => self.web(node, &blocks),
+            told => self.told(told),
+        }
+    }
+
+    /// What one peer tells another.
+    fn told(&mut self, happening: Happening) {
+        use crate::wire::Message;
+        match happening {
             Happening::Message { link, to, message } => {
                 self.deliver(link, to, |peer| Event::Message { peer, message });
             }
+            Happening::Haves(node) => self.haves(node),
             Happening::Requests { link, to, blocks } => {
                 let event = |peer| Event::Requested {
                     peer,
                     blocks: &blocks,
                 };
                 self.deliver(link, to, event);
-                self.hosts[to.0 as usize].swarm.recycle(blocks);
+                self.nodes[to.at()].swarm.recycle(blocks);
             }
             Happening::Cancels { link, to, blocks } => {
                 for block in blocks {
@@ -240,28 +389,11 @@ impl Simulation {
                 let entry = &mut self.links[link as usize];
                 let end = usize::from(entry.ends[1] == to);
                 let was_open = std::mem::replace(&mut entry.open[end], false);
-                if was_open && !self.hosts[to.0 as usize].gone {
+                if was_open && !self.host(to).gone {
                     self.feed(to, Event::Disconnected { peer });
                 }
             }
-            Happening::Dialled { from, to } => self.connect(from, to),
-            Happening::Sent { host } => self.sent(host),
-            Happening::Landed { link, to, blocks } => {
-                self.landed(link, to, &blocks);
-                self.hosts[to.0 as usize].swarm.recycle(blocks);
-            }
-            Happening::Hashed { host, piece } => self.hashed(host, piece),
-            Happening::Web { host, blocks } => {
-                if !self.hosts[host.0 as usize].gone {
-                    self.feed(
-                        host,
-                        Event::Received {
-                            peer: WEB,
-                            blocks: &blocks,
-                        },
-                    );
-                }
-            }
+            other => debug_assert!(false, "not told by a peer: {other:?}"),
         }
     }
 
@@ -270,95 +402,104 @@ impl Simulation {
     fn arrive(&mut self, id: HostId) {
         let host = &mut self.hosts[id.0 as usize];
         host.here = true;
-        if host.spec.web_seed.is_some() {
-            let kind = PeerKind::WebSeed;
-            let event = Event::Connected {
-                peer: WEB,
-                addr: None,
-                id: None,
-                kind,
-            };
-            self.feed(id, event);
-        }
-        self.announce(id);
-        self.read_on(id);
-    }
-
-    fn depart(&mut self, id: HostId) {
-        let host = &mut self.hosts[id.0 as usize];
-        host.gone = true;
-        self.pending -= usize::from(host.is_pending());
-        for number in 0..self.links.len() {
-            let link = self.links[number];
-            if link.ends.contains(&id) && link.is_open(id) {
-                self.close(u32::try_from(number).unwrap_or(u32::MAX), Some(id));
+        let (web, origin) = (host.spec.web_seed.is_some(), host.spec.origin);
+        let floods = matches!(host.spec.behaviour, Behaviour::Flooder { .. });
+        for node in self.nodes_of(id) {
+            if web {
+                let kind = PeerKind::WebSeed;
+                let event = Event::Connected {
+                    peer: WEB,
+                    addr: None,
+                    id: None,
+                    kind,
+                };
+                self.feed(node, event);
+            }
+            if origin {
+                self.trackers.register(self.layer_of(node), id);
+            } else {
+                self.nodes[node.at()].announce = Some(self.now);
+                self.announce(node);
+            }
+            self.read_on(node);
+            if floods {
+                self.flood(node);
             }
         }
     }
 
-    fn cut(&mut self) {
-        let alive: Vec<usize> = (0..self.links.len())
-            .filter(|&number| self.links[number].open == [true; 2])
-            .collect();
-        if let Some(&number) = alive.choose(&mut self.rng) {
-            self.close(u32::try_from(number).unwrap_or(u32::MAX), None);
-        }
-    }
-
-    fn announce(&mut self, id: HostId) {
-        let host = &self.hosts[id.0 as usize];
-        if host.gone || host.swarm.is_complete() {
+    /// Asks the trackers, once and then at the interval.
+    fn announce(&mut self, node: NodeId) {
+        let at = &mut self.nodes[node.at()];
+        if at.announce != Some(self.now) {
             return;
         }
-        let others: Vec<HostId> = self
-            .hosts()
-            .filter(|&other| other != id)
-            .filter(|other| {
-                let host = &self.hosts[other.0 as usize];
-                host.here && !host.gone
-            })
-            .collect();
-        let addrs: Vec<SocketAddr> = others
-            .sample(&mut self.rng, self.network.numwant)
-            .map(|&other| Self::addr(other))
-            .collect();
-        self.feed(id, Event::Candidates { addrs: &addrs });
-        let next = self.now + self.network.announce_interval;
-        self.queue.push(next, Happening::Announce(id));
+        at.announce = None;
+        if !self.host(node).is_up() {
+            return;
+        }
+        let reached = self.trackers.up && self.host(node).island == 0;
+        let at = &mut self.nodes[node.at()];
+        let complete = at.swarm.is_complete();
+        if !reached {
+            let wait = FIRST_BACKOFF * (1 << at.failures.min(6));
+            at.failures += 1;
+            return self.announce_at(node, self.now + wait.min(MAX_BACKOFF));
+        }
+        at.failures = 0;
+        at.announced = Some(self.now);
+        let (layer, host) = (self.layer_of(node), self.host_of(node));
+        let numwant = self.network.numwant;
+        let told = self
+            .trackers
+            .announce(layer, host, complete, numwant, &mut self.rng);
+        if complete {
+            return;
+        }
+        let addrs = told.into_iter().map(Self::addr).collect();
+        let there_and_back = self.now + self.network.latency * 2;
+        self.queue
+            .push(there_and_back, Happening::Found { node, addrs });
+        self.announce_at(node, self.now + self.network.announce_interval);
+    }
+
+    /// Announces then, if nothing else makes it announce before.
+    fn announce_at(&mut self, node: NodeId, at: Now) {
+        let due = &mut self.nodes[node.at()].announce;
+        if due.is_none_or(|due| at < due) {
+            *due = Some(at);
+            self.queue.push(at, Happening::Announce(node));
+        }
     }
 
     /// The reader of the host, if there is one, moves to the end of the verified prefix.
-    fn read_on(&mut self, id: HostId) {
-        let host = &mut self.hosts[id.0 as usize];
-        let Some(ahead) = host.spec.reader else {
+    fn read_on(&mut self, node: NodeId) {
+        let Some(ahead) = self.host(node).spec.reader else {
             return;
         };
-        let have = host.swarm.have();
-        let from = host.read;
-        let verified = |&piece: &u32| self.geometry.piece(piece).is_some_and(|p| have.contains(p));
-        let end = (from..self.geometry.pieces()).take_while(verified).count();
+        let geometry = self.geometry(node);
+        let at = &mut self.nodes[node.at()];
+        let have = at.swarm.have();
+        let from = at.read;
+        let verified = |&piece: &u32| geometry.piece(piece).is_some_and(|p| have.contains(p));
+        let end = (from..geometry.pieces()).take_while(verified).count();
         let start = from + u32::try_from(end).unwrap_or(u32::MAX);
         if start > from || from == 0 {
-            host.read = start;
-            let window = u32::try_from(ahead / u64::from(self.geometry.piece_len())).unwrap_or(1);
-            let pieces = start..self.geometry.pieces().min(start + window.max(1));
-            self.feed(id, Event::Window { reader: 0, pieces });
+            at.read = start;
+            let window = u32::try_from(ahead / u64::from(geometry.piece_len())).unwrap_or(1);
+            let pieces = start..geometry.pieces().min(start + window.max(2));
+            self.feed(node, Event::Window { reader: 0, pieces });
         }
     }
 
     // Connections.
 
-    fn connect(&mut self, from: HostId, to: HostId) {
-        let ok = |id: HostId| {
-            let host = &self.hosts[id.0 as usize];
-            host.here && !host.gone
-        };
-        if !ok(from) {
+    fn connect(&mut self, from: NodeId, to: NodeId) {
+        if !self.host(from).is_up() {
             return;
         }
-        if !ok(to) {
-            let (addr, forever) = (Self::addr(to), false);
-            return self.feed(from, Event::DialFailed { addr, forever });
+        if !self.host(to).is_up() {
+            return self.dial_failed(from, to);
         }
         let number = u32::try_from(self.links.len()).unwrap_or(u32::MAX);
         self.links.push(Link {
@@ -366,18 +507,26 @@ impl Simulation {
             open: [true; 2],
         });
         let ephemeral = 32_768 + u16::try_from(number % 28_000).unwrap_or(0);
-        let called = SocketAddr::new(Self::addr(from).ip(), ephemeral);
+        let called = SocketAddr::new(Self::addr(self.host_of(from)).ip(), ephemeral);
         self.introduce(number, to, from, called, true);
-        self.introduce(number, from, to, Self::addr(to), false);
+        self.introduce(number, from, to, Self::addr(self.host_of(to)), false);
     }
 
-    fn introduce(&mut self, link: u32, us: HostId, them: HostId, addr: SocketAddr, inbound: bool) {
+    fn dial_failed(&mut self, from: NodeId, to: NodeId) {
+        if self.host(from).is_up() {
+            let (addr, forever) = (Self::addr(self.host_of(to)), false);
+            self.feed(from, Event::DialFailed { addr, forever });
+        }
+    }
+
+    fn introduce(&mut self, link: u32, us: NodeId, them: NodeId, addr: SocketAddr, inbound: bool) {
         let kind = PeerKind::Wire {
             fast: self.network.fast,
             extended: true,
             inbound,
         };
-        let id = self.hosts[them.0 as usize].peer_id;
+        let other = self.host(them);
+        let (id, reqq) = (other.peer_id, other.spec.settings.max_inbound_requests);
         let peer = PeerKey(link.into());
         let connected = Event::Connected {
             peer,
@@ -386,21 +535,17 @@ impl Simulation {
             kind,
         };
         self.feed(us, connected);
-        let reqq = self.hosts[them.0 as usize]
-            .spec
-            .settings
-            .max_inbound_requests;
         let extended = Event::Extended {
             peer,
             reqq: u32::try_from(reqq).ok(),
             upload_only: false,
-            listen: Some(Self::addr(them)),
+            listen: Some(Self::addr(self.host_of(them))),
         };
         self.feed(us, extended);
     }
 
     /// Ends a connection; `by` knows already.
-    fn close(&mut self, link: u32, by: Option<HostId>) {
+    fn close(&mut self, link: u32, by: Option<NodeId>) {
         let entry = &mut self.links[link as usize];
         for end in 0..2 {
             let to = entry.ends[end];
@@ -412,227 +557,33 @@ impl Simulation {
         }
     }
 
-    fn other(&self, link: u32, us: HostId) -> HostId {
-        let [one, other] = self.links[link as usize].ends;
-        if one == us { other } else { one }
+    fn other(&self, link: u32, us: NodeId) -> NodeId {
+        self.links[link as usize].other(us)
     }
 
-    fn deliver<'a>(&mut self, link: u32, to: HostId, event: impl FnOnce(PeerKey) -> Event<'a>) {
+    fn deliver<'a>(&mut self, link: u32, to: NodeId, event: impl FnOnce(PeerKey) -> Event<'a>) {
         if self.links[link as usize].is_open(to) {
             self.feed(to, event(PeerKey(link.into())));
         }
     }
 
-    // Payload.
-
-    /// A batch waits for the uplink.
-    fn upload(&mut self, id: HostId, link: u32, blocks: Vec<Block>) {
-        let host = &mut self.hosts[id.0 as usize];
-        if host.spec.behaviour == Behaviour::Staller {
-            return;
+    fn haves(&mut self, node: NodeId) {
+        let mut inbox = std::mem::take(&mut self.nodes[node.at()].inbox);
+        let arrived = self.now.saturating_sub(self.network.latency);
+        let ready = inbox.partition_point(|&(.., sent)| sent <= arrived);
+        for &(link, piece, _) in &inbox[..ready] {
+            self.have(link, node, piece);
         }
-        host.uplink.push_back((link, blocks));
-        if !host.sending {
-            self.start_sending(id);
+        inbox.drain(..ready);
+        debug_assert!(
+            self.nodes[node.at()].inbox.is_empty(),
+            "nothing takes no time"
+        );
+        if let Some(&(.., sent)) = inbox.first() {
+            let at = sent + self.network.latency + self.network.coalesce;
+            self.queue.push(at, Happening::Haves(node));
         }
-    }
-
-    /// Puts the front batch on the wire.
-    fn start_sending(&mut self, id: HostId) {
-        let host = &mut self.hosts[id.0 as usize];
-        host.sending = false;
-        let (link, blocks) = loop {
-            match host.uplink.pop_front() {
-                Some(batch) if self.links[batch.0 as usize].is_open(id) => break batch,
-                Some(_) => {}
-                None => return,
-            }
-        };
-        host.sending = true;
-        let bytes: u64 = blocks.iter().map(|block| u64::from(block.len)).sum();
-        let sent = self.now + time_for(bytes, host.spec.uplink);
-        host.outcome.uploaded += bytes;
-        let to = self.other(link, id);
-        let receiver = &mut self.hosts[to.0 as usize];
-        let begins = receiver.downlink_free.max(self.now + self.network.latency);
-        receiver.downlink_free = begins + time_for(bytes, receiver.spec.downlink);
-        let lands = receiver.downlink_free.max(sent + self.network.latency);
-        self.queue
-            .push(lands, Happening::Landed { link, to, blocks });
-        self.queue.push(sent, Happening::Sent { host: id });
-    }
-
-    fn sent(&mut self, id: HostId) {
-        if !self.hosts[id.0 as usize].gone {
-            self.start_sending(id);
-        }
-    }
-
-    fn landed(&mut self, link: u32, to: HostId, blocks: &[Block]) {
-        if !self.links[link as usize].is_open(to) {
-            return;
-        }
-        let from = self.other(link, to);
-        let peer = PeerKey(link.into());
-        let bytes: u64 = blocks.iter().map(|block| u64::from(block.len)).sum();
-        let receiver = &mut self.hosts[to.0 as usize];
-        receiver.outcome.downloaded += bytes;
-        if let Behaviour::Liar { one_in } = self.hosts[from.0 as usize].spec.behaviour
-            && self.rng.random_range(0..one_in.max(1)) == 0
-        {
-            self.hosts[to.0 as usize].taint(peer, blocks);
-        }
-        self.feed(to, Event::Received { peer, blocks });
-        if self.links[link as usize].is_open(from) {
-            let blocks = u32::try_from(blocks.len()).unwrap_or(u32::MAX);
-            let uploaded = Event::Uploaded {
-                peer,
-                blocks,
-                bytes,
-            };
-            self.feed(from, uploaded);
-        }
-    }
-
-    fn hashed(&mut self, id: HostId, piece: PieceIndex) {
-        let host = &mut self.hosts[id.0 as usize];
-        if host.gone {
-            return;
-        }
-        if host.is_tainted(piece) {
-            host.outcome.corrupt += 1;
-            return self.feed(id, Event::Corrupt { piece });
-        }
-        let liars = host.unmask(piece);
-        self.feed(id, Event::Verified { piece });
-        for peer in liars {
-            self.feed(id, Event::Liar { peer });
-        }
-        self.read_on(id);
-    }
-
-    // The driver.
-
-    /// Gives a host an event and does what it says.
-    fn feed(&mut self, id: HostId, event: Event<'_>) {
-        let host = &mut self.hosts[id.0 as usize];
-        host.swarm.handle(self.now, event);
-        if self.network.check_every > 0 && self.events.is_multiple_of(self.network.check_every) {
-            host.swarm.check_invariants();
-        }
-        while let Some(action) = self.hosts[id.0 as usize].swarm.poll_action() {
-            self.trace_action(id, &action);
-            self.apply(id, action);
-        }
-        let host = &mut self.hosts[id.0 as usize];
-        if let Some(wake) = host.swarm.poll_timeout()
-            && host.wake.is_none_or(|at| wake < at)
-        {
-            let wake = wake.max(self.now);
-            host.wake = Some(wake);
-            self.queue.push(wake, Happening::Wake(id));
-        }
-    }
-
-    fn apply(&mut self, id: HostId, action: Action) {
-        let link = |peer: PeerKey| u32::try_from(peer.0).unwrap_or(u32::MAX);
-        match action {
-            Action::Send { peer, message } => {
-                let (link, to) = (link(peer), self.other(link(peer), id));
-                let message = Happening::Message { link, to, message };
-                self.queue.soon(self.now, message);
-            }
-            Action::Request { peer: WEB, blocks } => self.fetch(id, blocks),
-            Action::Cancel { peer: WEB, .. } => {}
-            Action::Request { peer, blocks } => {
-                let (link, to) = (link(peer), self.other(link(peer), id));
-                let requests = Happening::Requests { link, to, blocks };
-                self.queue.soon(self.now, requests);
-            }
-            Action::Cancel { peer, blocks } => {
-                let (link, to) = (link(peer), self.other(link(peer), id));
-                let cancels = Happening::Cancels { link, to, blocks };
-                self.queue.soon(self.now, cancels);
-            }
-            Action::Upload { peer, blocks } => self.upload(id, link(peer), blocks),
-            Action::Verify { piece } => {
-                let size = u64::from(self.geometry.piece_size(piece));
-                let host = &mut self.hosts[id.0 as usize];
-                host.hasher_free = host.hasher_free.max(self.now) + host.spec.hash_time(size);
-                let done = host.hasher_free;
-                self.queue.push(done, Happening::Hashed { host: id, piece });
-            }
-            Action::Discard { peer, blocks } => {
-                self.hosts[id.0 as usize].discard(peer, &blocks);
-            }
-            Action::Dial { addr } => {
-                if let Some(to) = self.host_at(addr) {
-                    let at = self.now + self.network.latency * 2;
-                    self.queue.push(at, Happening::Dialled { from: id, to });
-                }
-            }
-            Action::Disconnect { peer, reason } => {
-                self.hosts[id.0 as usize].outcome.count(reason);
-                if peer != WEB {
-                    self.close(link(peer), Some(id));
-                }
-            }
-            Action::NeedPeers => {}
-            Action::Complete => {
-                let host = &mut self.hosts[id.0 as usize];
-                self.pending -= usize::from(host.is_pending());
-                host.outcome.completed = Some(self.now);
-            }
-        }
-    }
-
-    /// The web seed answers one range request, a batch at a time.
-    fn fetch(&mut self, id: HostId, blocks: Vec<Block>) {
-        let host = &mut self.hosts[id.0 as usize];
-        let Some(rate) = host.spec.web_seed else {
-            return;
-        };
-        for batch in blocks.chunks(64) {
-            let bytes: u64 = batch.iter().map(|block| u64::from(block.len)).sum();
-            host.outcome.web += bytes;
-            host.web_free = host.web_free.max(self.now) + time_for(bytes, rate);
-            let at = host.web_free + self.network.latency;
-            let blocks = batch.to_vec();
-            self.queue.push(at, Happening::Web { host: id, blocks });
-        }
-    }
-
-    /// FNV-1a over what was decided, when and by whom.
-    fn trace_action(&mut self, id: HostId, action: &Action) {
-        let mut mix = |value: u64| {
-            self.trace = (self.trace ^ value).wrapping_mul(0x0000_0100_0000_01b3);
-        };
-        mix(u64::try_from(self.now.as_nanos()).unwrap_or(u64::MAX));
-        mix(id.0.into());
-        match action {
-            Action::Send { peer, message } => {
-                mix(1);
-                mix(peer.0);
-                if let Message::Have(piece) = message {
-                    mix(piece.get().into());
-                }
-            }
-            Action::Request { peer, blocks }
-            | Action::Cancel { peer, blocks }
-            | Action::Upload { peer, blocks }
-            | Action::Discard { peer, blocks } => {
-                mix(2);
-                mix(peer.0);
-                for block in blocks {
-                    mix(u64::from(block.piece.get()) << 32 | u64::from(block.begin));
-                }
-            }
-            Action::Verify { piece } => mix(3 << 32 | u64::from(piece.get())),
-            Action::Dial { .. } => mix(4),
-            Action::Disconnect { peer, .. } => mix(5 << 32 | peer.0),
-            Action::NeedPeers => mix(6),
-            Action::Complete => mix(7),
-        }
+        self.nodes[node.at()].inbox = inbox;
     }
 }
 

@@ -1,9 +1,11 @@
-//! One simulated host: its links to the world and what a driver would keep for it.
+//! One simulated host: its links to the world, a node for each layer, and what a driver would
+//! keep for them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::time_for;
+use super::uplink::Uplink;
 use crate::geometry::{Block, PieceIndex};
 use crate::id::PeerId;
 use crate::swarm::{Now, PeerKey, Reason, Settings, Swarm};
@@ -20,6 +22,14 @@ pub enum Behaviour {
     },
     /// It takes requests and never answers.
     Staller,
+    /// It tells pieces it does not have: it rejects every request.
+    Boaster,
+    /// It sends so many requests to every peer every ten milliseconds, allowed or not, and
+    /// throws away what comes.
+    Flooder {
+        /// Requests at once.
+        requests: u32,
+    },
 }
 
 /// A host to be.
@@ -34,13 +44,17 @@ pub struct HostSpec {
     pub hashing: u64,
     /// It has everything from the start.
     pub complete: bool,
+    /// It registers with the trackers instead of announcing, so every reply names it.
+    pub origin: bool,
     /// How it behaves.
     pub behaviour: Behaviour,
     /// A reader that follows the verified prefix and wants so many bytes ahead.
     pub reader: Option<u64>,
     /// Bytes a second that a web seed gives this host.
     pub web_seed: Option<u64>,
-    /// For its machine.
+    /// So many pieces cannot be written, the first ones.
+    pub failing_writes: u32,
+    /// For its machines.
     pub settings: Settings,
 }
 
@@ -52,9 +66,11 @@ impl HostSpec {
             downlink: bytes_per_second,
             hashing: 1_500_000_000,
             complete: false,
+            origin: false,
             behaviour: Behaviour::Honest,
             reader: None,
             web_seed: None,
+            failing_writes: 0,
             settings: Settings::default(),
         }
     }
@@ -68,10 +84,12 @@ impl HostSpec {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// When it came.
+    /// When it came, the last time.
     pub joined: Now,
     /// When its last piece was verified.
     pub completed: Option<Now>,
+    /// Layers it has whole.
+    pub layers: usize,
     /// Payload sent, useful or not.
     pub uploaded: u64,
     /// Payload received, useful or not.
@@ -80,6 +98,12 @@ pub struct Outcome {
     pub web: u64,
     /// Pieces whose hash was wrong.
     pub corrupt: u32,
+    /// Pieces that could not be written.
+    pub lost: u32,
+    /// How often it asked for more peers.
+    pub pleas: u32,
+    /// Events its machines took.
+    pub events: u64,
     /// Why it let peers go.
     pub partings: BTreeMap<&'static str, u32>,
 }
@@ -104,55 +128,94 @@ impl Outcome {
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) spec: HostSpec,
-    pub(super) swarm: Swarm,
     pub(super) peer_id: PeerId,
     pub(super) here: bool,
     pub(super) gone: bool,
-    pub(super) wake: Option<Now>,
-    /// Batches that wait for the uplink.
-    pub(super) uplink: VecDeque<(u32, Vec<Block>)>,
-    pub(super) sending: bool,
+    /// It went without a word: who dials it waits in vain.
+    pub(super) dark: bool,
+    /// How often it came back.
+    pub(super) life: u32,
+    /// How far its clock is ahead.
+    pub(super) skew: Duration,
+    /// Which of the parted islands it is on.
+    pub(super) island: usize,
+    pub(super) uplink: Uplink,
     pub(super) downlink_free: Now,
     pub(super) hasher_free: Now,
     pub(super) web_free: Now,
-    /// The next piece the reader wants.
-    pub(super) read: u32,
     pub(super) outcome: Outcome,
-    /// Wrong blocks in the buffers.
-    tainted: BTreeMap<PieceIndex, BTreeSet<(PeerKey, u32)>>,
-    /// Who sent wrong blocks for a piece that was dropped.
-    fingerprints: BTreeMap<PieceIndex, BTreeSet<PeerKey>>,
 }
 
 impl Host {
-    pub(super) fn new(spec: HostSpec, swarm: Swarm, peer_id: PeerId, at: Now) -> Self {
+    pub(super) fn new(spec: HostSpec, peer_id: PeerId, at: Now) -> Self {
         Self {
+            uplink: Uplink::new(spec.uplink),
             spec,
-            swarm,
             peer_id,
             here: false,
             gone: false,
-            wake: None,
-            uplink: VecDeque::new(),
-            sending: false,
+            dark: false,
+            life: 0,
+            skew: Duration::ZERO,
+            island: 0,
             downlink_free: Now::ZERO,
             hasher_free: Now::ZERO,
             web_free: Now::ZERO,
-            read: 0,
             outcome: Outcome {
                 joined: at,
                 ..Outcome::default()
             },
-            tainted: BTreeMap::new(),
-            fingerprints: BTreeMap::new(),
         }
+    }
+
+    /// It can be reached.
+    pub(super) fn is_up(&self) -> bool {
+        self.here && !self.gone
     }
 
     /// It is waited for.
     pub(super) fn is_pending(&self) -> bool {
         self.spec.behaviour == Behaviour::Honest
             && !self.spec.complete
+            && !self.gone
             && self.outcome.completed.is_none()
+    }
+}
+
+/// One layer on one host.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) swarm: Swarm,
+    /// When the machine is to be woken.
+    pub(super) wake: Option<Now>,
+    /// When it announces.
+    pub(super) announce: Option<Now>,
+    pub(super) announced: Option<Now>,
+    /// Failed announces in a row.
+    pub(super) failures: u32,
+    /// HAVEs on their way: by which connection, of what, sent when.
+    pub(super) inbox: Vec<(u32, PieceIndex, Now)>,
+    /// The next piece the reader wants.
+    pub(super) read: u32,
+    /// Wrong blocks in the buffers.
+    tainted: BTreeMap<PieceIndex, BTreeSet<(PeerKey, u32)>>,
+    /// Who sent wrong blocks for a piece that was dropped.
+    fingerprints: BTreeMap<PieceIndex, BTreeSet<PeerKey>>,
+}
+
+impl Node {
+    pub(super) fn new(swarm: Swarm) -> Self {
+        Self {
+            swarm,
+            wake: None,
+            announce: None,
+            announced: None,
+            failures: 0,
+            inbox: Vec::new(),
+            read: 0,
+            tainted: BTreeMap::new(),
+            fingerprints: BTreeMap::new(),
+        }
     }
 
     /// Wrong blocks came.
