@@ -248,7 +248,7 @@ impl Swarm {
 
     fn window(&mut self, reader: u64, pieces: Range<u32>) {
         if let Some(picker) = &mut self.picker {
-            picker.set_window(reader, pieces);
+            picker.set_window(reader, pieces, self.clock.now);
             self.stirred = true;
         }
     }

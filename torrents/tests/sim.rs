@@ -186,6 +186,27 @@ fn the_web_seed_steps_in_when_the_swarm_stalls_and_only_then() {
 }
 
 #[test]
+fn readers_do_not_collapse_the_swarm_into_one_piece() {
+    let geometry = Geometry::new(64 << 20, 256 << 10).unwrap();
+    let mut sim = Simulation::new(geometry, network(), seed());
+    let mut origin = HostSpec::new(100 * MB);
+    origin.complete = true;
+    let origin = sim.join(origin, Duration::ZERO);
+    let mut spec = HostSpec::new(100 * MB);
+    spec.reader = Some(8 << 20);
+    let hosts: Vec<HostId> = (0..16)
+        .map(|_| sim.join(spec.clone(), Duration::ZERO))
+        .collect();
+    run(&mut sim, seconds(30));
+    for host in hosts {
+        let took = sim.outcome(host).completed.unwrap().as_secs_f64();
+        assert!(took < 0.67 * 1.3, "{took} s");
+    }
+    let copies = sim.outcome(origin).uploaded as f64 / geometry.length() as f64;
+    assert!(copies < 1.5, "the origin sent {copies} copies");
+}
+
+#[test]
 fn the_same_seed_makes_the_same_trace() {
     let seed = seed();
     let traces = [(); 2].map(|()| {

@@ -237,7 +237,7 @@ impl Swarm {
         if let Some(only) = peer.may_be_asked(now, picker.epoch(), self.web) {
             let left = self.line.allows().saturating_sub(self.owed);
             let (room, web) = (peer.room(left, &self.settings), peer.is_web());
-            let guided = peer.is_guiding(now, &self.settings);
+            let guided = peer.is_guiding(now);
             let slow = peer.is_slow(self.best_pace);
             let mut ask = Ask {
                 slot,

@@ -11,8 +11,9 @@
 //!    └──────────────── hash wrong ───────────────┴──── lost ──────┘
 //! ```
 //!
-//! The order in which a peer is given blocks: what a reader is about to read; the rest of the
-//! pieces it began itself; pieces that somebody left half done; new pieces, a share of them
+//! The order in which a peer is given blocks: what a reader is about to read (not of a seed that
+//! guides us: it hands out the file in order, a different piece to each, and the others have
+//! what comes next); the rest of the pieces it began itself; pieces that somebody left half done; new pieces, a share of them
 //! from the readers' windows and the others rarest first; the rest of others' pieces. So a fast
 //! peer gets whole pieces, and the swarm does not collapse into one piece that all want.
 //!
@@ -35,6 +36,8 @@ use crate::geometry::{Block, Geometry, PieceIndex};
 
 /// So much in front of a reader is urgent.
 const URGENT_BYTES: u64 = 4 << 20;
+/// A reader is starved after one to three times so long without its next piece.
+const STARVED: Now = Now::from_millis(150);
 /// One in so many new pieces is taken from a reader's window, if there is one.
 const WINDOW_SHARE: u32 = 4;
 /// A peer gets at most this part of an urgent piece at once, so that several deliver it.
@@ -57,6 +60,8 @@ enum State {
 struct Window {
     reader: u64,
     pieces: Range<u32>,
+    /// From when on its reader counts as starved.
+    starves: Now,
 }
 
 /// The picker of one incomplete torrent.
@@ -93,7 +98,7 @@ pub(super) struct Ask<'a> {
     pub(super) pieces: &'a Pieces,
     /// What it suggests, taken as it is used.
     pub(super) suggestions: &'a mut VecDeque<PieceIndex>,
-    /// It will suggest more soon: nothing new is to be chosen for it.
+    /// It says what to take and will say more soon: nothing is to be chosen for it.
     pub(super) guided: bool,
     /// How many blocks at most.
     pub(super) blocks: usize,
@@ -163,13 +168,17 @@ impl Picker {
     }
 
     /// Replaces a reader's window; an empty one is none.
-    pub(super) fn set_window(&mut self, reader: u64, pieces: Range<u32>) {
+    pub(super) fn set_window(&mut self, reader: u64, pieces: Range<u32>, now: Now) {
         self.windows.retain(|window| window.reader != reader);
         if !pieces.is_empty() {
             let end = pieces.end.min(self.geometry.pieces());
+            // Hosts that read side by side do not all lose patience at once: the first that
+            // does has the piece for the others.
+            let patience = STARVED.mul_f64(self.rng.random_range(1.0..3.0));
             self.windows.push(Window {
                 reader,
                 pieces: pieces.start..end,
+                starves: now + patience,
             });
             self.epoch += 1;
         }
@@ -247,7 +256,11 @@ impl Picker {
             return;
         }
         if !ask.suspect && !ask.slow {
-            self.pick_urgent(ask, out);
+            if ask.guided {
+                self.pick_starved(ask, out);
+            } else {
+                self.pick_urgent(ask, out);
+            }
         }
         self.pick_loose(ask, out, |partial| partial.owner == Some(ask.slot));
         if !ask.suspect {
@@ -300,6 +313,24 @@ impl Picker {
                 let part = (self.geometry.piece_size(piece) / self.block_len / URGENT_PARTS).max(1);
                 let part = (out.len() + part as usize).min(ask.blocks);
                 self.take(id, ask, part, out);
+            }
+        }
+    }
+
+    /// A guide gives different pieces to different peers; asking it for what all want next would
+    /// undo that. Only what nobody else has, and only for a reader that has waited for long.
+    fn pick_starved(&mut self, ask: &Ask<'_>, out: &mut Vec<Block>) {
+        for index in 0..self.windows.len() {
+            let window = &self.windows[index];
+            let piece = PieceIndex(window.pieces.start);
+            if window.starves <= ask.now
+                && out.len() < ask.blocks
+                && ask.pieces.contains(piece)
+                && self.rarity.available(piece) == 0
+                && self.states[piece.at()] == State::Missing
+                && self.fits(piece)
+            {
+                self.open(piece, ask, out);
             }
         }
     }

@@ -203,9 +203,8 @@ impl Peer {
 
     /// Whether it says what to take, and has enough to do until it says more: what it suggests
     /// nobody else is getting from it, what we would choose perhaps somebody is.
-    pub(super) fn is_guiding(&self, now: Now, settings: &Settings) -> bool {
-        let lately = !self.guided.is_zero() && now.saturating_sub(self.guided) < GUIDANCE;
-        lately && self.asked.blocks() > self.window_blocks(settings) / 8
+    pub(super) fn is_guiding(&self, now: Now) -> bool {
+        !self.guided.is_zero() && now.saturating_sub(self.guided) < GUIDANCE
     }
 
     /// How many more blocks it may be asked for now, with so many bytes left for all; 0 also

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
+use rand::seq::SliceRandom;
 
 use super::pieces::Pieces;
 use super::rarity::Rarity;
@@ -20,11 +21,16 @@ use crate::geometry::{Geometry, PieceIndex};
 const MAX_BEGUN: usize = 64;
 /// How far the rarest pieces are searched for those that a peer lacks.
 const REACH: usize = 512;
+/// Of so many pieces in a row that nobody has, the next to give away are drawn.
+const SHUFFLED: usize = 16;
 
 /// Copies of each piece, present and coming.
 #[derive(Debug)]
 pub(super) struct Spread {
     copies: Rarity,
+    geometry: Geometry,
+    /// No piece before this one is without a copy.
+    fresh: u32,
     rng: Xoshiro256PlusPlus,
 }
 
@@ -40,6 +46,8 @@ impl Spread {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         Self {
             copies: Rarity::new(geometry.pieces(), geometry.all_pieces(), &mut rng),
+            geometry,
+            fresh: 0,
             rng,
         }
     }
@@ -54,12 +62,11 @@ impl Spread {
     /// The peer is gone, with what it was getting.
     pub(super) fn peer_left(&mut self, pieces: &Pieces, errands: &mut Errands) {
         if let Pieces::Some(set) = pieces {
-            set.iter()
-                .for_each(|piece| self.copies.lose(piece, &mut self.rng));
+            set.iter().for_each(|piece| self.lose(piece));
         }
         self.choked(errands);
         for piece in errands.begun.drain(..) {
-            self.copies.lose(piece, &mut self.rng);
+            self.lose(piece);
         }
     }
 
@@ -89,7 +96,51 @@ impl Spread {
     /// What it was suggested and has not begun, it will not get now.
     pub(super) fn choked(&mut self, errands: &mut Errands) {
         for piece in errands.suggested.drain(..) {
-            self.copies.lose(piece, &mut self.rng);
+            self.lose(piece);
+        }
+    }
+
+    /// Pieces that nobody has or is getting, in the order of the file but for a little chance, so
+    /// that those who read along find among the others what comes next, and several seeds do
+    /// not give away the same; when all are out, the rarest.
+    fn first_copies(
+        &mut self,
+        most: usize,
+        fresh: impl Fn(&PieceIndex) -> bool,
+    ) -> Vec<PieceIndex> {
+        let total = self.geometry.pieces();
+        let unseen = |piece: &u32| self.copies.available(PieceIndex(*piece)) == 0;
+        self.fresh = (self.fresh..total).find(unseen).unwrap_or(total);
+        let next = (self.fresh..total).filter(unseen).map(PieceIndex);
+        let mut near: Vec<PieceIndex> = next.take(SHUFFLED.max(most)).filter(&fresh).collect();
+        if near.is_empty() {
+            let order = self.copies.order().iter().take(REACH);
+            return order
+                .map(|&piece| PieceIndex(piece))
+                .filter(fresh)
+                .take(most)
+                .collect();
+        }
+        // The very first is what every reader waits for.
+        let first = usize::from(near[0].get() == 0);
+        let (chosen, _) = near[first..].partial_shuffle(&mut self.rng, most - first);
+        let mut chosen = chosen.to_vec();
+        chosen.extend_from_slice(&near[..first]);
+        chosen.sort_unstable();
+        chosen
+    }
+
+    fn lose(&mut self, piece: PieceIndex) {
+        self.copies.lose(piece, &mut self.rng);
+        if self.copies.available(piece) == 0 {
+            self.fresh = self.fresh.min(piece.get());
+        }
+    }
+
+    /// The peer will not get what it asked for of the piece.
+    pub(super) fn refused(&mut self, piece: PieceIndex, errands: &mut Errands) {
+        if remove(&mut errands.begun, piece) {
+            self.lose(piece);
         }
     }
 
@@ -110,12 +161,7 @@ impl Spread {
                 && !errands.suggested.contains(&piece)
                 && !errands.begun.contains(&piece)
         };
-        let order = self.copies.order().iter().take(REACH);
-        let next: Vec<PieceIndex> = order
-            .map(|&piece| PieceIndex(piece))
-            .filter(fresh)
-            .take(lack)
-            .collect();
+        let next = self.first_copies(lack, fresh);
         for piece in next {
             self.copies.gain(piece, &mut self.rng);
             errands.suggested.push_back(piece);
@@ -127,4 +173,53 @@ impl Spread {
 fn remove(queue: &mut VecDeque<PieceIndex>, piece: PieceIndex) -> bool {
     let found = queue.iter().position(|&other| other == piece);
     found.is_some_and(|at| queue.remove(at).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn suggested(spread: &mut Spread, pieces: &Pieces, errands: &mut Errands) -> Vec<u32> {
+        let mut all = Vec::new();
+        spread.suggest(pieces, errands, 4, |piece| all.push(piece.get()));
+        all
+    }
+
+    #[test]
+    fn first_copies_go_out_once_and_nearly_in_order() {
+        let geometry = Geometry::new(64 * 40, 64).unwrap();
+        let mut spread = Spread::new(geometry, 1);
+        let mut peers: Vec<Errands> = (0..10).map(|_| Errands::default()).collect();
+        let mut out: Vec<u32> = Vec::new();
+        for errands in &mut peers {
+            out.extend(suggested(&mut spread, &Pieces::None, errands));
+        }
+        assert_eq!(out[0], 0);
+        let late = |(at, &piece): (usize, &u32)| at.abs_diff(piece as usize) > 40;
+        assert!(!out.iter().enumerate().any(late), "{out:?}");
+        assert!(out[..8].iter().all(|&piece| piece < 32), "{out:?}");
+        out.sort_unstable();
+        assert_eq!(out, (0..40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_was_refused_or_lost_is_given_to_the_next() {
+        let geometry = Geometry::new(64 * 8, 64).unwrap();
+        let mut spread = Spread::new(geometry, 1);
+        let (mut one, mut two, mut three) =
+            (Errands::default(), Errands::default(), Errands::default());
+        let mut out = suggested(&mut spread, &Pieces::None, &mut one);
+        out.extend(suggested(&mut spread, &Pieces::None, &mut two));
+        let (begun, rest) = (PieceIndex(out[0]), PieceIndex(out[1]));
+        spread.requested(begun, &mut one);
+        spread.requested(rest, &mut one);
+        spread.refused(rest, &mut one);
+        let next = suggested(&mut spread, &Pieces::None, &mut three);
+        assert!(next.contains(&rest.get()) && !next.contains(&begun.get()));
+        spread.choked(&mut three);
+        spread.peer_left(&Pieces::None, &mut one);
+        spread.peer_left(&Pieces::None, &mut two);
+        assert_eq!(spread.copies.available(begun), 0);
+        assert_eq!(suggested(&mut spread, &Pieces::None, &mut three)[0], 0);
+    }
 }

@@ -11,15 +11,15 @@ use crate::wire::Message;
 
 /// A batch: one read, one vectored write.
 const BATCH_BLOCKS: usize = 64;
-const BATCH_BYTES: u64 = 1 << 20;
-/// The driver gets the next batch when it holds no more than this for the peer.
-const LOW_WATER: u64 = 512 << 10;
+const MAX_BATCH: u64 = 1 << 20;
+const MIN_BATCH: u64 = 128 << 10;
+/// A batch lasts about a 64th of a second: what the driver holds cannot be taken back when a
+/// turn ends, and keeps others waiting on a slow line.
+const BATCHES_PER_SECOND: u64 = 64;
 /// Larger requests are refused; ordinary ones are 16 KiB.
 const MAX_REQUEST: u32 = 128 << 10;
 /// A turn lasts at least so many bytes.
-const TURN: u64 = 2 << 20;
-/// So much of its queue a peer with BEP 6 still gets when its turn is over.
-const PARTING: u64 = 4 << 20;
+const TURN: u64 = 256 << 10;
 /// So many bytes of pieces are suggested to a peer ahead of its requests.
 const SUGGESTED: u64 = 2 << 20;
 /// And so many pieces at most.
@@ -152,11 +152,14 @@ impl Swarm {
     /// Gives the driver the next batches of a peer's queue.
     fn hand_out(&mut self, slot: Slot) {
         while let Some(peer) = self.peers.get_mut(slot) {
-            if peer.queue.is_empty() || peer.sending_bytes > LOW_WATER {
+            let rate = peer.up.per_second(self.clock.now);
+            let batch = (rate / BATCHES_PER_SECOND).clamp(MIN_BATCH, MAX_BATCH);
+            // The next batch goes out when half of one is left.
+            if peer.queue.is_empty() || peer.sending_bytes > batch / 2 {
                 return;
             }
             let mut blocks = self.spare.pop().unwrap_or_default();
-            peer.queue.pop_batch(BATCH_BLOCKS, BATCH_BYTES, &mut blocks);
+            peer.queue.pop_batch(BATCH_BLOCKS, batch, &mut blocks);
             peer.sending_blocks += u32::try_from(blocks.len()).unwrap_or(u32::MAX);
             peer.sending_bytes += blocks.iter().map(|block| u64::from(block.len)).sum::<u64>();
             peer.spoke = self.clock.now;
@@ -274,8 +277,8 @@ impl Swarm {
         self.send(slot, Message::Unchoke);
     }
 
-    /// Ends a peer's turn. With BEP 6 what it has queued is still served, up to a bound, so
-    /// that a turn does not end with a volley of rejects and half a piece.
+    /// Ends a peer's turn. With BEP 6 the piece it is getting is still served, so that a
+    /// turn does not end with half of it.
     fn choke(&mut self, slot: Slot, now: Now) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
@@ -290,15 +293,23 @@ impl Swarm {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
-        let (key, actions) = (peer.key, &mut self.actions);
-        peer.queue
-            .truncate(if fast { PARTING } else { 0 }, |block| {
-                if fast {
-                    actions.push_back(Action::Send {
-                        peer: key,
-                        message: Message::Reject(block),
-                    });
-                }
-            });
+        let (key, actions, spread) = (peer.key, &mut self.actions, &mut self.spread);
+        let errands = &mut peer.errands;
+        let reject = |block: Block| {
+            if let Some(spread) = spread {
+                spread.refused(block.piece, errands);
+            }
+            if fast {
+                actions.push_back(Action::Send {
+                    peer: key,
+                    message: Message::Reject(block),
+                });
+            }
+        };
+        if fast {
+            peer.queue.keep_front_piece(reject);
+        } else {
+            peer.queue.drain(reject);
+        }
     }
 }

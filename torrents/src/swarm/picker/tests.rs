@@ -162,7 +162,7 @@ impl Model {
                 }
             }
             Step::Judge(n, good) => self.judge(n, good),
-            Step::Window(from, to) => self.picker.set_window(0, from..to),
+            Step::Window(from, to) => self.picker.set_window(0, from..to, Now::ZERO),
         }
         self.picker.check_invariants();
         assert!(self.picker.open <= 1 || self.picker.open_bytes <= 3 * 64);
