@@ -5,12 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use torrents::InfoHash;
 use torrents::handshake::HandshakeError;
 
 use crate::connection::{Connection, HandshakeFailure, read_handshake, write_handshake};
 use crate::engine::Core;
+use crate::listen::limit_unsent;
 
 /// How long a TCP connection may take to open: a host that is there answers in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -95,5 +97,6 @@ async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
         socket.bind(SocketAddr::new(from, 0))?;
     }
     socket.set_nodelay(true)?;
+    limit_unsent(SockRef::from(&socket));
     socket.connect(to).await
 }

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -24,6 +24,9 @@ const MAX_PENDING: usize = 256;
 
 /// Connections the kernel keeps for us until we accept them.
 const BACKLOG: i32 = 1024;
+
+/// Bytes the kernel may hold for a peer beyond what is on the wire.
+const UNSENT: u32 = 128 << 10;
 
 /// The pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -57,12 +60,24 @@ fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit it.
+    // Accepted sockets inherit these.
     socket.set_tcp_nodelay(true)?;
+    limit_unsent(SockRef::from(&socket));
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Keeps what waits in the kernel short: a choke, a suggestion or a HAVE comes after all blocks
+/// that were written before it, and on a slow line a default send buffer holds a second of them.
+pub(crate) fn limit_unsent(socket: SockRef<'_>) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT) {
+        tracing::debug!(%error, "the unsent bytes of a socket cannot be limited");
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = socket;
 }
 
 /// Accepts until the engine stops.

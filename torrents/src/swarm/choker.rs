@@ -2,7 +2,7 @@
 //!
 //! In a trusted swarm choking is not barter but order: a few peers at a time get whole pieces
 //! fast and can pass them on, instead of all getting crumbs. Slots are counted by peers that
-//! *use* them; turns end by bytes served, not by the clock; newcomers go first; when places
+//! *use* them; turns end by bytes served, not by the clock; newcomers and those who lag go first; when places
 //! are free, peers are unchoked before they ask.
 //!
 //! Pure: views in, changes out. Invariant: at most `slots` active peers are unchoked by a
@@ -12,6 +12,9 @@ use super::{Now, Slot};
 
 /// Unchoked peers for each slot: idle ones cost nothing but may come back all at once.
 const SPARE: usize = 4;
+/// Peers that are so many pieces apart are not equals any more: those who lag go first, or the
+/// best connected would be done while the others starve.
+const PROGRESS: u32 = 32;
 
 /// What the choker sees of a peer.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +47,7 @@ pub(super) fn decide(slots: usize, views: &[View], changes: &mut Vec<Change>) {
         .iter()
         .filter(|view| view.choked && view.interested && view.useful)
         .collect();
-    waiting.sort_unstable_by_key(|view| (view.pieces > 0, view.turned, view.slot));
+    waiting.sort_unstable_by_key(|view| (view.pieces.div_ceil(PROGRESS), view.turned, view.slot));
     let mut waiting = waiting.into_iter();
 
     let open = || views.iter().filter(|view| !view.choked);

@@ -244,6 +244,7 @@ impl Swarm {
                 pieces: &peer.pieces,
                 suggestions: &mut peer.suggestions,
                 guided,
+                guide: !peer.guided.is_zero(),
                 blocks: room,
                 slow,
                 suspect: peer.suspect,

@@ -37,7 +37,7 @@ use crate::geometry::{Block, Geometry, PieceIndex};
 /// So much in front of a reader is urgent.
 const URGENT_BYTES: u64 = 4 << 20;
 /// A reader is starved after one to three times so long without its next piece.
-const STARVED: Now = Now::from_millis(150);
+const STARVED: Now = Now::from_secs(1);
 /// One in so many new pieces is taken from a reader's window, if there is one.
 const WINDOW_SHARE: u32 = 4;
 /// A peer gets at most this part of an urgent piece at once, so that several deliver it.
@@ -100,6 +100,8 @@ pub(super) struct Ask<'a> {
     pub(super) suggestions: &'a mut VecDeque<PieceIndex>,
     /// It says what to take and will say more soon: nothing is to be chosen for it.
     pub(super) guided: bool,
+    /// It has suggested pieces before.
+    pub(super) guide: bool,
     /// How many blocks at most.
     pub(super) blocks: usize,
     /// Much slower than others: it shares pieces instead of holding one for long.
@@ -256,7 +258,7 @@ impl Picker {
             return;
         }
         if !ask.suspect && !ask.slow {
-            if ask.guided {
+            if ask.guide {
                 self.pick_starved(ask, out);
             } else {
                 self.pick_urgent(ask, out);

@@ -73,7 +73,7 @@ pub(super) struct Peer {
     /// Pieces it would like us to take first.
     pub(super) suggestions: VecDeque<PieceIndex>,
     /// When it last suggested something.
-    guided: Now,
+    pub(super) guided: Now,
     /// The picker's epoch in which nothing was found for it.
     pub(super) dry: Option<u64>,
     /// It let requests rot: one at a time until it delivers.
@@ -201,10 +201,17 @@ impl Peer {
         self.guided = now;
     }
 
-    /// Whether it says what to take, and has enough to do until it says more: what it suggests
-    /// nobody else is getting from it, what we would choose perhaps somebody is.
+    /// Whether it says what to take: what it suggests nobody else is getting from it, what we
+    /// would choose perhaps somebody is. While it has something to do for us its next word may
+    /// be behind that.
     pub(super) fn is_guiding(&self, now: Now) -> bool {
-        !self.guided.is_zero() && now.saturating_sub(self.guided) < GUIDANCE
+        let silent = now.saturating_sub(self.guided);
+        let most = if self.asked.is_empty() {
+            GUIDANCE
+        } else {
+            GUIDANCE * 8
+        };
+        !self.guided.is_zero() && silent < most
     }
 
     /// How many more blocks it may be asked for now, with so many bytes left for all; 0 also

@@ -36,7 +36,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_peers: 100,
-            upload_slots: 8,
+            upload_slots: 16,
             max_inbound_requests: 2_048,
             max_outbound_requests: 1_024,
             budget: 128 << 20,

@@ -31,6 +31,10 @@ pub(super) struct Spread {
     geometry: Geometry,
     /// No piece before this one is without a copy.
     fresh: u32,
+    /// How many peers were suggested the piece and have not begun it.
+    promised: Vec<u16>,
+    /// Pieces that somebody was suggested, the oldest first; some of them were begun since.
+    promises: VecDeque<PieceIndex>,
     rng: Xoshiro256PlusPlus,
 }
 
@@ -48,6 +52,8 @@ impl Spread {
             copies: Rarity::new(geometry.pieces(), geometry.all_pieces(), &mut rng),
             geometry,
             fresh: 0,
+            promised: vec![0; geometry.pieces() as usize],
+            promises: VecDeque::new(),
             rng,
         }
     }
@@ -72,7 +78,7 @@ impl Spread {
 
     /// The peer has the piece now.
     pub(super) fn peer_gained(&mut self, piece: PieceIndex, errands: &mut Errands) {
-        if !remove(&mut errands.begun, piece) && !remove(&mut errands.suggested, piece) {
+        if !remove(&mut errands.begun, piece) && !self.redeem(piece, errands) {
             self.copies.gain(piece, &mut self.rng);
         }
     }
@@ -82,7 +88,7 @@ impl Spread {
         if errands.begun.back() == Some(&piece) || errands.begun.contains(&piece) {
             return;
         }
-        if !remove(&mut errands.suggested, piece) {
+        if !self.redeem(piece, errands) {
             self.copies.gain(piece, &mut self.rng);
         }
         errands.begun.push_back(piece);
@@ -96,6 +102,7 @@ impl Spread {
     /// What it was suggested and has not begun, it will not get now.
     pub(super) fn choked(&mut self, errands: &mut Errands) {
         for piece in errands.suggested.drain(..) {
+            self.promised[piece.at()] -= 1;
             self.lose(piece);
         }
     }
@@ -113,6 +120,11 @@ impl Spread {
         self.fresh = (self.fresh..total).find(unseen).unwrap_or(total);
         let next = (self.fresh..total).filter(unseen).map(PieceIndex);
         let mut near: Vec<PieceIndex> = next.take(SHUFFLED.max(most)).filter(&fresh).collect();
+        if near.is_empty()
+            && let Some(piece) = self.overdue(&fresh)
+        {
+            return vec![piece];
+        }
         if near.is_empty() {
             let order = self.copies.order().iter().take(REACH);
             return order
@@ -128,6 +140,31 @@ impl Spread {
         chosen.extend_from_slice(&near[..first]);
         chosen.sort_unstable();
         chosen
+    }
+
+    /// A piece that nobody has, and whom we suggested it to has not begun it for longest: that
+    /// peer is slow, while this one runs out of work.
+    fn overdue(&mut self, fresh: &impl Fn(&PieceIndex) -> bool) -> Option<PieceIndex> {
+        for _ in 0..self.promises.len() {
+            let piece = self.promises.pop_front()?;
+            let only = self.promised[piece.at()] == 1 && self.copies.available(piece) == 1;
+            if only && fresh(&piece) {
+                return Some(piece);
+            }
+            if only {
+                self.promises.push_back(piece);
+            }
+        }
+        None
+    }
+
+    /// What was suggested is begun or there.
+    fn redeem(&mut self, piece: PieceIndex, errands: &mut Errands) -> bool {
+        let promised = remove(&mut errands.suggested, piece);
+        if promised {
+            self.promised[piece.at()] -= 1;
+        }
+        promised
     }
 
     fn lose(&mut self, piece: PieceIndex) {
@@ -165,6 +202,8 @@ impl Spread {
         for piece in next {
             self.copies.gain(piece, &mut self.rng);
             errands.suggested.push_back(piece);
+            self.promised[piece.at()] += 1;
+            self.promises.push_back(piece);
             each(piece);
         }
     }

@@ -20,8 +20,10 @@ const BATCHES_PER_SECOND: u64 = 64;
 const MAX_REQUEST: u32 = 128 << 10;
 /// A turn lasts at least so many bytes.
 const TURN: u64 = 256 << 10;
-/// So many bytes of pieces are suggested to a peer ahead of its requests.
-const SUGGESTED: u64 = 2 << 20;
+/// A peer is suggested what it takes in a fraction of a second ahead of its requests,
+const SUGGESTIONS_PER_SECOND: u64 = 4;
+/// and no more bytes of pieces than these.
+const SUGGESTED: u64 = 8 << 20;
 /// And so many pieces at most.
 const MAX_SUGGESTED: usize = 32;
 /// An unchoked peer that has not asked for so long does not use its slot.
@@ -117,9 +119,10 @@ impl Swarm {
         if peer.choked || !peer.is_fast() {
             return;
         }
-        // A peer with a long queue reads further ahead.
-        let most = (SUGGESTED.max(peer.queue.bytes()) / piece_len).max(2);
-        let most = usize::try_from(most)
+        // What is promised to one is kept from the others: no more than it takes in a moment.
+        let rate = peer.up.per_second(self.clock.now);
+        let most = (rate / SUGGESTIONS_PER_SECOND).min(SUGGESTED) / piece_len;
+        let most = usize::try_from(most.max(1))
             .unwrap_or(usize::MAX)
             .min(MAX_SUGGESTED);
         let (key, actions) = (peer.key, &mut self.actions);

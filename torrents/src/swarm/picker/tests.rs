@@ -66,6 +66,7 @@ impl Model {
             pieces: &self.has[at],
             suggestions: &mut suggestions,
             guided: false,
+            guide: false,
             blocks: most,
             slow,
             suspect: false,
