@@ -76,6 +76,8 @@ pub(crate) enum Command {
     Torrent(TorrentCommand),
     /// Show a herd's swarms, or what an agent is doing
     Status(StatusArgs),
+    /// Watch a herd's swarms fill
+    Top(TopArgs),
     /// Simulate a flash crowd with the real swarm machines
     Simulate(Box<SimulateArgs>),
     /// Print the commented default configuration, or check a file
@@ -202,9 +204,20 @@ pub(crate) struct StatusArgs {
     /// An agent's API to ask instead
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) agent: Option<String>,
+    /// The hosts of one swarm, by digest or info hash
+    #[arg(long, value_name = "NAME", conflicts_with = "agent")]
+    pub(crate) swarm: Option<String>,
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `swell top`.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// The herd to watch
+    #[arg(long, env = "SWELL_HERD", value_name = "HOST")]
+    pub(crate) herd: Option<String>,
 }
 
 /// `swell config`.

@@ -1,11 +1,13 @@
 //! One file a command; each returns an exit code or a [`Failure`].
 
 mod config;
+mod inspection;
 mod leech;
 mod pull;
 mod roles;
 mod simulate;
 mod status;
+mod top;
 mod torrent;
 
 use std::process::ExitCode;
@@ -24,6 +26,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Leech(args) => leech::run(args).await,
         Command::Torrent(command) => torrent::run(command).await,
         Command::Status(args) => status::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Simulate(args) => simulate::run(*args).await,
         Command::Config(command) => config::run(command),
     }

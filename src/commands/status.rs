@@ -1,22 +1,24 @@
 //! `swell status`: what a herd's tracker or an agent knows, once, as a table or as JSON.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use registry_shim::Herd;
 use registry_shim::status::{BlobPhase, Status};
-use serde::Deserialize;
 use serde_json::Value;
 
+use super::inspection::{self, Inspection, SwarmList, SwarmView, Totals, percent, plain};
 use crate::cli::StatusArgs;
 use crate::net;
 use crate::report::{Failure, line};
 use crate::units::Size;
 
+/// Of so many swarms with downloads it says how far they are; each takes a question.
+const DETAILS: usize = 50;
+
 /// Runs the command.
 pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
     if let Some(agent) = &args.agent {
-        let status = ask(&format!("http://{}/status", net::authority(agent, 16002)?)).await?;
+        let url = format!("http://{}/status", net::authority(agent, 16002)?);
+        let status = inspection::ask(&inspection::client()?, &url).await?;
         if args.json {
             line(&status)
         } else {
@@ -24,22 +26,26 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, Failure> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let named = args.herd.as_deref().unwrap_or("localhost");
-    let herd: Herd = named
-        .split(',')
-        .next()
-        .unwrap_or(named)
-        .parse()
-        .map_err(|error| Failure::from_error(&error))?;
-    let tracker = herd
-        .trackers
-        .first()
-        .map(|url| url.as_str().trim_end_matches('/'));
-    let swarms = ask(&format!("{}/api/swarms", tracker.unwrap_or_default())).await?;
-    if args.json {
-        line(&swarms)
-    } else {
-        swarm_table(&swarms)?
+    let tracker = Inspection::of_herd(args.herd.as_deref())?;
+    match (&args.swarm, args.json) {
+        (None, true) => line(tracker.raw("swarms").await?),
+        (None, false) => swarm_table(&tracker).await?,
+        (Some(name), json) => {
+            if !name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || ":.+-_=".contains(c))
+            {
+                return Err(Failure::usage(format!(
+                    "--swarm {name:?} is neither an info hash nor a digest"
+                )));
+            }
+            let path = format!("swarms/{name}?limit=1000");
+            if json {
+                line(tracker.raw(&path).await?)
+            } else {
+                host_table(&tracker.get(&path).await?)
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -74,85 +80,66 @@ fn agent_table(status: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn ask(url: &str) -> Result<Value, Failure> {
-    let failed = |error: reqwest::Error| {
-        Failure::new(format!("cannot ask {url}: {}", cause(&error)))
-            .hint("is it running, and is the host right? see --herd and --agent")
-    };
-    let client = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(3))
-        .timeout(Duration::from_secs(10))
-        .build()
-        .map_err(failed)?;
-    let reply = client
-        .get(url)
-        .send()
-        .await
-        .and_then(reqwest::Response::error_for_status)
-        .map_err(failed)?;
-    serde_json::from_slice(&reply.bytes().await.map_err(failed)?)
-        .map_err(|error| Failure::new(format!("{url} did not answer in JSON: {error}")))
-}
-
-/// The innermost cause says most: "connection refused", not "error sending request".
-fn cause(error: &reqwest::Error) -> String {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
-}
-
 /// Enough of a digest to tell it from others.
 fn short(digest: &str) -> &str {
     digest.get(..19).unwrap_or(digest)
 }
 
-/// What the tracker lists.
-#[derive(Debug, Deserialize)]
-struct SwarmList {
-    total: usize,
-    swarms: Vec<SwarmRow>,
-}
-
-/// One line of it.
-#[derive(Debug, Deserialize)]
-struct SwarmRow {
-    info_hash: String,
-    label: Option<String>,
-    names: Vec<String>,
-    length: Option<u64>,
-    seeds: u32,
-    leechers: u32,
-    completed: u32,
-}
-
-fn swarm_table(swarms: &Value) -> Result<(), Failure> {
-    let list = SwarmList::deserialize(swarms)
-        .map_err(|error| Failure::new(format!("the tracker's list cannot be read: {error}")))?;
+async fn swarm_table(tracker: &Inspection) -> Result<(), Failure> {
+    let totals: Totals = tracker.get("status").await?;
+    let list: SwarmList = tracker.get("swarms").await?;
     line(format_args!(
-        "{:<20} {:>10} {:>6} {:>8} {:>9}  IMAGES",
-        "DIGEST", "SIZE", "SEEDS", "LEECHERS", "COMPLETED"
+        "{} swarms, {} downloads, {} copies, {} origins",
+        totals.swarms,
+        totals.leechers,
+        totals.seeds,
+        totals.origins.iter().filter(|origin| origin.live).count()
     ));
+    line(format_args!(
+        "{:<20} {:>10} {:>6} {:>8} {:>9} {:>9}  IMAGES",
+        "DIGEST", "SIZE", "SEEDS", "LEECHERS", "COMPLETED", "PROGRESS"
+    ));
+    let mut details = 0;
     for row in &list.swarms {
+        let mut progress = String::new();
+        if row.leechers > 0 && details < DETAILS {
+            details += 1;
+            // A swarm may have ended since it was listed.
+            let view = tracker.swarm(&row.info_hash).await.unwrap_or_default();
+            progress = view.progress().map(percent).unwrap_or_default();
+        }
         line(format_args!(
-            "{:<20} {:>10} {:>6} {:>8} {:>9}  {}",
-            short(row.label.as_deref().unwrap_or(&row.info_hash)),
-            row.length
-                .map(|length| Size(length).to_string())
-                .unwrap_or_default(),
+            "{:<20} {:>10} {:>6} {:>8} {:>9} {progress:>9}  {}",
+            short(row.digest()),
+            row.size(),
             row.seeds,
             row.leechers,
             row.completed,
-            row.names.join(" ")
+            plain(&row.names.join(" "))
         ));
     }
-    if list.total > list.swarms.len() {
-        line(format_args!(
-            "{} of {} swarms are shown",
-            list.swarms.len(),
-            list.total
-        ));
+    let shown = list.swarms.len();
+    if list.total > shown as u64 {
+        line(format_args!("{shown} of {} swarms are shown", list.total));
     }
     Ok(())
+}
+
+/// The hosts of a swarm, those in trouble first.
+fn host_table(view: &SwarmView) {
+    line(format_args!("{:<28} {:>9}  STATE", "HOST", "PROGRESS"));
+    for origin in &view.origin_addrs {
+        line(format_args!("{:<28} {:>9}  origin", plain(origin), "100 %"));
+    }
+    let mut hosts: Vec<_> = view.marks().into_iter().zip(&view.peers).collect();
+    hosts.sort_by_key(|(mark, _)| *mark);
+    for (mark, host) in hosts {
+        let progress = host.progress.map(percent).unwrap_or_default();
+        let (addr, state) = (plain(&host.addr), host.state(mark));
+        line(format_args!("{addr:<28} {progress:>9}  {state}"));
+    }
+    if view.total_peers > view.peers.len() {
+        let (shown, all) = (view.peers.len(), view.total_peers);
+        line(format_args!("{shown} of {all} hosts are shown"));
+    }
 }

@@ -9,6 +9,7 @@
     reason = "each test binary uses its own part of the harness"
 )]
 
+pub(crate) mod browser;
 pub(crate) mod docker;
 pub(crate) mod image;
 pub(crate) mod lab;
