@@ -5,8 +5,7 @@
 //! that of a hash table: the same events make the same actions.
 
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::PeerKey;
 use super::session::Peer;
@@ -21,8 +20,30 @@ pub(super) struct Peers {
     slots: Vec<Option<Box<Peer>>>,
     vacant: Vec<Slot>,
     /// Looked up only; the hasher has fixed keys.
-    by_key: HashMap<PeerKey, Slot, BuildHasherDefault<DefaultHasher>>,
+    by_key: HashMap<PeerKey, Slot, BuildHasherDefault<KeyHasher>>,
     wire: usize,
+}
+
+/// Keys are the driver's own numbers, which nobody outside chooses: one multiplication spreads
+/// them. Every message looks its peer up.
+#[derive(Debug, Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(byte.into());
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
 }
 
 impl Peers {
