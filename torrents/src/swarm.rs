@@ -345,6 +345,14 @@ impl Swarm {
         self.picker = Some(Box::new(picker));
     }
 
+    /// Whether the peer told us of the piece, as far as that is kept; for simulations, which
+    /// bring what many messages will need into the cache at once.
+    #[doc(hidden)]
+    pub fn was_told(&self, peer: PeerKey, piece: PieceIndex) -> bool {
+        let peer = self.peers.slot(peer).and_then(|slot| self.peers.get(slot));
+        peer.is_some_and(|peer| peer.pieces.contains(piece) && peer.heard <= self.clock.now)
+    }
+
     /// Panics when an invariant of the machine does not hold; for tests and simulations.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
