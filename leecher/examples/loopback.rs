@@ -117,7 +117,7 @@ async fn engine(shelf: Shelf) -> Engine {
 
 async fn leech(info: &Info, peer: SocketAddr, dir: &Path) {
     let engine = engine(Shelf(None)).await;
-    let content = Arc::new(Content::output(dir, info, |_| {}).unwrap());
+    let content = Arc::new(Content::output(dir, info, true, |_| {}).unwrap());
     let (start, before) = (Instant::now(), cpu());
     let torrent = engine
         .download(Download {

@@ -96,5 +96,8 @@ fn write(content: &Content, info: &Info) {
 }
 
 fn check(dir: &Path, info: &Info) -> bool {
-    Content::output(dir, info, |_| ()).unwrap().have().is_full()
+    Content::output(dir, info, true, |_| ())
+        .unwrap()
+        .have()
+        .is_full()
 }

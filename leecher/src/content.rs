@@ -22,6 +22,7 @@
 //! [`Content::record`] and [`Content::have`] may be called on a runtime thread.
 
 mod check;
+mod direct;
 mod durable;
 mod files;
 mod flush;
@@ -207,8 +208,16 @@ impl Content {
     ///
     /// Files grow in place under their final names and nothing else is created. Complete
     /// files that cannot be written (a read-only medium) can still be seeded.
-    pub fn output(dir: &Path, info: &Info, mut checked: impl FnMut(u64)) -> io::Result<Self> {
-        let opened = output::open(dir, info)?;
+    ///
+    /// With `keep_cached` what is written stays in memory for those who will read it: peers,
+    /// while it is seeded. Without, a single file is written past the page cache.
+    pub fn output(
+        dir: &Path,
+        info: &Info,
+        keep_cached: bool,
+        mut checked: impl FnMut(u64),
+    ) -> io::Result<Self> {
+        let mut opened = output::open(dir, info)?;
         let geometry = *info.geometry();
         let have = if opened.fresh {
             Bitfield::empty(geometry.pieces())
@@ -218,6 +227,9 @@ impl Content {
         if let (Some(path), false) = (opened.read_only, have.is_full()) {
             let source = io::Error::from(io::ErrorKind::PermissionDenied);
             return Err(ContentError::io("write to", path)(source).into());
+        }
+        if !keep_cached && !have.is_full() {
+            opened.files.go_past_cache();
         }
         let flusher = if have.is_full() {
             None
@@ -320,7 +332,9 @@ impl Content {
         if let Some(record) = &self.record {
             record.invalidate()?;
         }
-        self.files.files.write_at(offset, slices)?;
+        if !self.files.files.write_at(offset, slices)? {
+            return Ok(());
+        }
         let dirty = self.files.bytes.fetch_add(len, Ordering::Relaxed) + len;
         if dirty >= FLUSH_AFTER && !self.files.queued.swap(true, Ordering::AcqRel) {
             flusher.flush(&self.files);

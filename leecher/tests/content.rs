@@ -32,7 +32,7 @@ fn write_all(content: &Content, info: &Info, bytes: &[u8]) {
 }
 
 fn output(dir: &Path, info: &Info) -> std::io::Result<Content> {
-    Content::output(dir, info, |_| ())
+    Content::output(dir, info, true, |_| ())
 }
 
 fn read(content: &Content, offset: usize, len: usize) -> Vec<u8> {
@@ -120,7 +120,7 @@ fn what_is_there_is_checked_and_kept() {
     half[5 * PIECE] ^= 1;
     fs::write(dir.path().join("layer"), &half).unwrap();
     let mut progress = Vec::new();
-    let content = Content::output(dir.path(), &info, |done| progress.push(done)).unwrap();
+    let content = Content::output(dir.path(), &info, true, |done| progress.push(done)).unwrap();
     let want: Vec<u32> = (0..20).filter(|&n| n != 5).collect();
     assert_eq!(numbers(content.have().iter()), want);
     assert!(progress.is_sorted());

@@ -174,7 +174,7 @@ impl Model {
 
 fn output(dir: &Path, info: &Info) -> Content {
     let mut last = 0;
-    let content = Content::output(dir, info, |done| {
+    let content = Content::output(dir, info, true, |done| {
         assert!(done > last);
         last = done;
     });

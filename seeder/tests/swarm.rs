@@ -56,7 +56,7 @@ async fn torrent_of(bed: &Bed, digest: &Digest) -> (Metainfo, SocketAddr) {
 /// Downloads over the peer wire alone.
 async fn fetch(engine: &Engine, metainfo: &Metainfo, peer: SocketAddr) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    let content = Arc::new(Content::output(dir.path(), &metainfo.info, |_| {}).unwrap());
+    let content = Arc::new(Content::output(dir.path(), &metainfo.info, true, |_| {}).unwrap());
     let torrent = engine
         .download(Download {
             info: metainfo.info.clone(),

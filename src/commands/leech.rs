@@ -25,7 +25,13 @@ use crate::units::Size;
 pub(crate) async fn run(args: LeechArgs) -> Result<ExitCode, Failure> {
     let stop = signals::stop_token();
     let metainfo = load(&args.torrent).await?;
-    let content = open(args.output.clone(), metainfo.info.clone(), stop.clone()).await?;
+    let content = open(
+        args.output.clone(),
+        metainfo.info.clone(),
+        args.seed,
+        stop.clone(),
+    )
+    .await?;
     let engine = start_engine(&args, &metainfo).await?;
     let outcome = transfer(&args, metainfo, content.clone(), &engine, &stop).await;
     engine.shutdown().await;
@@ -82,12 +88,17 @@ async fn fetch(url: Url) -> Result<Metainfo, Failure> {
 }
 
 /// Opens the output, checking what is there already.
-async fn open(dir: PathBuf, info: Info, stop: CancellationToken) -> Result<Arc<Content>, Failure> {
+async fn open(
+    dir: PathBuf,
+    info: Info,
+    seed: bool,
+    stop: CancellationToken,
+) -> Result<Arc<Content>, Failure> {
     let length = info.geometry().length();
     let bar = torrent::bar(length, "checking");
     let shown = dir.display().to_string();
     let opening = tokio::task::spawn_blocking(move || {
-        let content = Content::output(&dir, &info, |checked| bar.set_position(checked));
+        let content = Content::output(&dir, &info, seed, |checked| bar.set_position(checked));
         bar.finish_and_clear();
         content
     });

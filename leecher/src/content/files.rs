@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 use torrents::metainfo::FileSpan;
 
 use super::ContentError;
+use super::direct::Direct;
 use super::output::Root;
 
 /// Slices in one call; Linux refuses more.
@@ -34,6 +35,7 @@ pub(super) enum Files {
         file: File,
         path: PathBuf,
         dirty: AtomicBool,
+        direct: Option<Direct>,
     },
     Many(Tree),
 }
@@ -93,6 +95,14 @@ impl Files {
             file,
             path,
             dirty: AtomicBool::new(false),
+            direct: None,
+        }
+    }
+
+    /// Writes one file past the page cache from now on, where that can be done.
+    pub(super) fn go_past_cache(&mut self) {
+        if let Self::One { file, direct, .. } = self {
+            *direct = Direct::open(file);
         }
     }
 
@@ -146,13 +156,25 @@ impl Files {
         Ok(total)
     }
 
-    pub(super) fn write_at(&self, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    /// Writes everything; whether it is in the page cache, to be written back.
+    pub(super) fn write_at(&self, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<bool> {
         if let Self::One {
-            file, path, dirty, ..
+            file,
+            path,
+            dirty,
+            direct,
         } = self
         {
             dirty.store(true, Ordering::Release);
+            if let Some(direct) = direct
+                && direct
+                    .write(offset, slices)
+                    .map_err(ContentError::io("write", path))?
+            {
+                return Ok(false);
+            }
             return write_all(file, offset, slices)
+                .map(|()| true)
                 .map_err(|source| ContentError::io("write", path)(source).into());
         }
         let len = slices.iter().map(|slice| slice.len()).sum();
@@ -164,7 +186,8 @@ impl Files {
                 write_all(&file, part.at, &mut mine).map_err(ContentError::io("write", path()))?;
             }
             Ok(true)
-        })
+        })?;
+        Ok(true)
     }
 
     /// Flushes the data of every file written since the last time.

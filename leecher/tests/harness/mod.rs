@@ -106,7 +106,7 @@ impl Host {
 
     pub(crate) fn output(&self, info: &Info) -> Arc<Content> {
         let dir = self.dir.path().join("out");
-        Arc::new(Content::output(&dir, info, |_| {}).unwrap())
+        Arc::new(Content::output(&dir, info, true, |_| {}).unwrap())
     }
 
     pub(crate) async fn leech(&self, info: &Info, peers: Vec<SocketAddr>) -> Torrent {
