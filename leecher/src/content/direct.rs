@@ -111,7 +111,7 @@ mod tests {
         let path = dir.path().join("file");
         let file = File::create(&path).unwrap();
         file.set_len(5 << 20).unwrap();
-        let bytes: Vec<u8> = (0..3u32 << 20).map(|n| (n / 7) as u8).collect();
+        let bytes: Vec<u8> = (0..3u32 << 20).map(|n| (n / 7).to_le_bytes()[0]).collect();
         let Some(direct) = Direct::open(&file) else {
             return;
         };
