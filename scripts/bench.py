@@ -457,6 +457,8 @@ def tracker(opt):
     every answer, so with keep-alive there is one peer to compare with."""
     print(f"{'':14} {'mode':12} {'announces/s':>12} {'CPU us each':>12} {'p99 ms':>8}")
     for mode, flags in (("one each", []), ("keep-alive", ["--keep-alive"])):
+        if opt.only and opt.only != mode:
+            continue
         rows = {name: [] for name in TRACKERS if name != "opentracker" or not flags}
         for _ in range(opt.rounds):
             for name in rows:

@@ -70,6 +70,17 @@ fn aria2_leeches_from_our_seed() {
         &Path::new(&out).join(digest.strip_prefix("sha256:").unwrap()),
         &digest,
     );
+    // It announced that it came and that it went; nobody is left behind.
+    let swarm = one.json(&format!("http://10.77.0.1:15003/api/swarms/{digest}"));
+    assert_eq!(swarm["total_peers"], 0, "{swarm}");
+    let (_, metrics) = one.get("http://10.77.0.1:15003/metrics").unwrap();
+    let metrics = String::from_utf8(metrics).unwrap();
+    for seen in [
+        "event=\"started\",outcome=\"joined\"} 1",
+        "event=\"stopped\",outcome=\"left\"} 1",
+    ] {
+        assert!(metrics.contains(seen), "{metrics}");
+    }
 }
 
 #[test]
@@ -144,10 +155,18 @@ fn transmission_leeches_from_our_seed_and_scrapes_our_tracker() {
         &digest,
     );
 
-    let scraped = two.run("transmission-show", &["--scrape", &torrent]);
-    assert!(scraped.contains("seeders"), "{scraped}");
-    let ours = swell_ok(two, &["torrent", "scrape", &torrent]);
-    assert!(ours.contains("seeders"), "{ours}");
+    // The tracker counts the same for both scrapers, and both say it in the same words.
+    within(Duration::from_secs(30), "both scrapes say the same", || {
+        let theirs = two.run("transmission-show", &["--scrape", &torrent]);
+        let ours = swell_ok(two, &["torrent", "scrape", &torrent]);
+        // They name the scrape's URL, we the announce's; the words behind it are the same.
+        let said = |line: &str| Some(line.split_once(" ... ")?.1.trim_end().to_owned());
+        let theirs: Vec<_> = theirs.lines().filter_map(said).collect();
+        let same = |said: &String| ours.contains(&format!(" ... {said}"));
+        assert!(!theirs.is_empty(), "it scrapes nothing");
+        let whole = ours.contains("2 seeders, 0 leechers, 1 downloads");
+        (whole && theirs.iter().all(same)).then_some(())
+    });
     let shown = two.run("transmission-show", &[&torrent]);
     let info_hash = Metainfo::parse(&std::fs::read(&torrent).unwrap())
         .unwrap()

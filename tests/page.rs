@@ -117,7 +117,8 @@ async fn a_swarm_fills_while_people_look() {
         "swarm"
     );
     announce(&tracker, 1, 0.0, "-SW0001-host").await;
-    sees("the end", "has('complete')").await;
+    let done = "document.querySelector('.hosts').innerText.includes('complete')";
+    sees("the end", done).await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
     shot(&browser, "light").await;
 

@@ -20,7 +20,6 @@ const SLOW: u64 = 4;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Totals {
-    pub(crate) version: String,
     pub(crate) uptime_seconds: u64,
     pub(crate) swarms: u64,
     pub(crate) seeds: u64,

@@ -89,7 +89,7 @@ async fn swarm_table(tracker: &Inspection) -> Result<(), Failure> {
     let totals: Totals = tracker.get("status").await?;
     let list: SwarmList = tracker.get("swarms").await?;
     line(format_args!(
-        "{} swarms, {} downloads, {} copies, {} origins",
+        "{} swarms, {} downloads, {} host copies, {} origins",
         totals.swarms,
         totals.leechers,
         totals.seeds,

@@ -245,17 +245,13 @@ impl Screen {
             span(format!("{}  ", self.tracker), Look::Head),
             span(
                 format!(
-                    "{} swarms, {} downloads, {} copies, {origins} origins",
+                    "{} swarms, {} downloads, {} host copies, {origins} origins",
                     totals.swarms, totals.leechers, totals.seeds
                 ),
                 Look::Plain,
             ),
             span(
-                format!(
-                    "  up {}, {}",
-                    uptime(totals.uptime_seconds),
-                    plain(&totals.version)
-                ),
+                format!("  up {}", uptime(totals.uptime_seconds)),
                 Look::Faint,
             ),
         ]
