@@ -14,6 +14,8 @@ mod cache;
 mod config;
 mod deny;
 mod endpoint;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod inspect;
 mod limiter;

@@ -11,5 +11,5 @@ mod changes;
 pub(crate) mod connection;
 mod handover;
 mod head;
-mod lane;
+pub(crate) mod lane;
 pub(crate) mod routes;
