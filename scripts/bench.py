@@ -182,7 +182,7 @@ class Transmission:
                 "rpc-bind-address": "127.0.0.1", "rpc-whitelist-enabled": False,
                 "rpc-host-whitelist-enabled": False, "download-dir": directory, "peer-port": port,
                 "bind-address-ipv4": address, "encryption": 1, "ratio-limit-enabled": False,
-                "preallocation": 0, "cache-size-mb": 64,
+                "preallocation": 0, "cache-size-mb": 64, "rename-partial-files": False,
             }, f)
         p = Proc(tag, ["transmission-daemon", "--foreground", "--config-dir", config])
         remote = ["transmission-remote", f"127.0.0.1:{rpc}"]
