@@ -50,6 +50,10 @@ class Proc:
         with open(f"/proc/{self.p.pid}/status") as f:
             return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmRSS"))
 
+    def peak(self):
+        with open(f"/proc/{self.p.pid}/status") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM"))
+
     def wait(self, bound=600):
         """Waits for its end; wall seconds are the caller's. Returns its CPU seconds."""
         pid, status, usage = wait4(self.p.pid, bound)
@@ -383,6 +387,44 @@ def first_body_byte(file, size):
     return float(in_ns("python3", "-c", code))
 
 
+def layers(opt):
+    """Fifty layers through one agent at once, then what the agent costs with all its blobs idle."""
+    roles = [herd(), agent()]
+    p, digests, file = roles[1], [], os.path.join(ROOT, "layer")
+
+    def push(size):
+        noise(file, size)
+        digest = "sha256:" + hashlib.file_digest(open(file, "rb"), "sha256").hexdigest()
+        post_blob(f"http://{A}:15000", file, digest)
+        digests.append(digest)
+
+    def pull(wanted):
+        urls = [f'url = "http://{B}:16000/v2/bench/app/blobs/{digest}"\noutput = "/dev/null"\n' for digest in wanted]
+        conf = os.path.join(ROOT, "pull.conf")
+        with open(conf, "w") as f:
+            f.write("".join(urls))
+        began = time.monotonic()
+        in_ns("curl", "-fsS", "--parallel", "--parallel-immediate", "--parallel-max", "64", "-K", conf)
+        return time.monotonic() - began
+
+    for _ in range(50):
+        push(opt.size)
+    idle = p.rss()
+    took = pull(digests)
+    print(f"50 layers of {opt.size / 1e6:.0f} MB at once: {took:.1f} s, agent {idle / 2**20:.0f} MiB before, "
+          f"at most {p.peak() / 2**20:.0f} MiB")
+    for _ in range(150):
+        push(256 << 10)
+    pull(digests[50:])
+    time.sleep(10)
+    cpu, began = p.cpu(), time.monotonic()
+    time.sleep(30)
+    print(f"idle with {len(digests)} cached layers: {p.rss() / 2**20:.0f} MiB resident, "
+          f"{(p.cpu() - cpu) / (time.monotonic() - began) * 100:.2f} % of a core")
+    for p in roles:
+        p.stop()
+
+
 def restart(opt):
     data = os.path.join(ROOT, "herd-data")
     p = herd(data=data)
@@ -493,14 +535,14 @@ def size(text):
 def main():
     global ROOT
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["one", "create", "push", "ttfb", "restart", "tracker"])
+    parser.add_argument("what", choices=["one", "create", "push", "ttfb", "layers", "restart", "tracker"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=size, default=None)
     parser.add_argument("--blobs", type=int, default=1000)
     parser.add_argument("--only", default="")
     parser.add_argument("--cross", action="store_true")
     opt = parser.parse_args()
-    opt.size = opt.size or {"one": 2 << 30, "create": 2 << 30, "push": 1 << 30, "ttfb": 1 << 30}.get(opt.what, 0)
+    opt.size = opt.size or {"one": 2 << 30, "create": 2 << 30, "push": 1 << 30, "ttfb": 1 << 30, "layers": 50_000_000}.get(opt.what, 0)
     ROOT = tempfile.mkdtemp(prefix="swell-bench-")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
