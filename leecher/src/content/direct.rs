@@ -47,7 +47,8 @@ impl Direct {
         }
     }
 
-    /// Writes all of it, or nothing when this is not the way for it.
+    /// Writes all of it; false when this is not the way for it, and all of it is to be written
+    /// the ordinary way, whatever part is on disk already.
     pub(super) fn write(&self, at: u64, slices: &[IoSlice<'_>]) -> io::Result<bool> {
         let len: usize = slices.iter().map(|slice| slice.len()).sum();
         let aligned = len > 0 && len.is_multiple_of(ALIGN) && at.is_multiple_of(ALIGN as u64);

@@ -43,6 +43,8 @@ const MAX_ALLOWED: usize = 32;
 const MAX_SUGGESTIONS: usize = 64;
 /// A peer that suggested nothing for so long does not guide us.
 const GUIDANCE: Now = Now::from_millis(500);
+/// Nor one that still works for us and suggested nothing for so long.
+const BUSY_GUIDANCE: Now = Now::from_secs(4);
 
 /// One connection or web seed.
 #[derive(Debug)]
@@ -209,7 +211,7 @@ impl Peer {
         let most = if self.asked.is_empty() {
             GUIDANCE
         } else {
-            GUIDANCE * 8
+            BUSY_GUIDANCE
         };
         !self.guided.is_zero() && silent < most
     }

@@ -33,7 +33,7 @@ pub(super) struct Spread {
     fresh: u32,
     /// How many peers were suggested the piece and have not begun it.
     promised: Vec<u16>,
-    /// Pieces that somebody was suggested, the oldest first; some of them were begun since.
+    /// The same as a list, the oldest first: one entry for each promise.
     promises: VecDeque<PieceIndex>,
     rng: Xoshiro256PlusPlus,
 }
@@ -95,14 +95,14 @@ impl Spread {
         if errands.begun.len() > MAX_BEGUN
             && let Some(oldest) = errands.begun.pop_front()
         {
-            self.copies.lose(oldest, &mut self.rng);
+            self.lose(oldest);
         }
     }
 
     /// What it was suggested and has not begun, it will not get now.
     pub(super) fn choked(&mut self, errands: &mut Errands) {
         for piece in errands.suggested.drain(..) {
-            self.promised[piece.at()] -= 1;
+            self.settle(piece);
             self.lose(piece);
         }
     }
@@ -144,27 +144,30 @@ impl Spread {
 
     /// A piece that nobody has, and whom we suggested it to has not begun it for longest: that
     /// peer is slow, while this one runs out of work.
-    fn overdue(&mut self, fresh: &impl Fn(&PieceIndex) -> bool) -> Option<PieceIndex> {
-        for _ in 0..self.promises.len() {
-            let piece = self.promises.pop_front()?;
-            let only = self.promised[piece.at()] == 1 && self.copies.available(piece) == 1;
-            if only && fresh(&piece) {
-                return Some(piece);
-            }
-            if only {
-                self.promises.push_back(piece);
-            }
-        }
-        None
+    fn overdue(&self, fresh: &impl Fn(&PieceIndex) -> bool) -> Option<PieceIndex> {
+        let only = |piece: &&PieceIndex| {
+            self.promised[piece.at()] == 1 && self.copies.available(**piece) == 1
+        };
+        self.promises
+            .iter()
+            .filter(only)
+            .find(|piece| fresh(piece))
+            .copied()
     }
 
     /// What was suggested is begun or there.
     fn redeem(&mut self, piece: PieceIndex, errands: &mut Errands) -> bool {
         let promised = remove(&mut errands.suggested, piece);
         if promised {
-            self.promised[piece.at()] -= 1;
+            self.settle(piece);
         }
         promised
+    }
+
+    /// One promise of the piece is no more.
+    fn settle(&mut self, piece: PieceIndex) {
+        self.promised[piece.at()] -= 1;
+        remove(&mut self.promises, piece);
     }
 
     fn lose(&mut self, piece: PieceIndex) {
@@ -260,5 +263,46 @@ mod tests {
         spread.peer_left(&Pieces::None, &mut two);
         assert_eq!(spread.copies.available(begun), 0);
         assert_eq!(suggested(&mut spread, &Pieces::None, &mut three)[0], 0);
+    }
+
+    #[test]
+    fn a_promise_that_is_not_begun_is_given_once_more_and_none_is_left_over() {
+        let geometry = Geometry::new(64 * 4, 64).unwrap();
+        let mut spread = Spread::new(geometry, 1);
+        let (mut slow, mut quick, mut third) =
+            (Errands::default(), Errands::default(), Errands::default());
+        let promised = suggested(&mut spread, &Pieces::None, &mut slow);
+        assert_eq!(promised.len(), 4);
+        // Nothing is without a copy: the oldest promise goes to whoever has no work.
+        let again = suggested(&mut spread, &Pieces::None, &mut quick);
+        assert_eq!(again, promised[..1]);
+        let next = suggested(&mut spread, &Pieces::None, &mut third);
+        assert_eq!(next, promised[1..2]);
+        for _ in 0..1_000 {
+            spread.choked(&mut third);
+            suggested(&mut spread, &Pieces::None, &mut third);
+        }
+        assert_eq!(spread.promises.len(), 6);
+        for errands in [&mut slow, &mut quick, &mut third] {
+            spread.peer_left(&Pieces::None, errands);
+        }
+        assert!(spread.promises.is_empty());
+        assert!(spread.promised.iter().all(|&count| count == 0));
+    }
+
+    #[test]
+    fn what_a_peer_began_too_long_ago_is_without_a_copy_again() {
+        let pieces = u32::try_from(MAX_BEGUN).unwrap() + 1;
+        let geometry = Geometry::new(64 * u64::from(pieces), 64).unwrap();
+        let mut spread = Spread::new(geometry, 1);
+        let (mut greedy, mut other) = (Errands::default(), Errands::default());
+        for piece in geometry.all_pieces() {
+            let mut none = Errands::default();
+            suggested(&mut spread, &Pieces::None, &mut none);
+            spread.choked(&mut none);
+            spread.requested(piece, &mut greedy);
+        }
+        assert_eq!(spread.copies.available(PieceIndex(0)), 0);
+        assert_eq!(suggested(&mut spread, &Pieces::None, &mut other)[0], 0);
     }
 }
