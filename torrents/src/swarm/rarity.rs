@@ -62,6 +62,12 @@ impl Rarity {
         &self.order
     }
 
+    /// How many peers have the rarest listed piece.
+    pub(super) fn least(&self) -> u16 {
+        let rarest = self.order.first();
+        rarest.map_or(u16::MAX, |&piece| self.available[piece as usize])
+    }
+
     /// One more peer has the piece.
     pub(super) fn gain(&mut self, piece: PieceIndex, rng: &mut Xoshiro256PlusPlus) {
         let class = usize::from(self.available[piece.at()]);

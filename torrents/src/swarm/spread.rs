@@ -9,9 +9,9 @@
 
 use std::collections::VecDeque;
 
-use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
 
 use super::pieces::Pieces;
 use super::rarity::Rarity;
@@ -23,14 +23,16 @@ const MAX_BEGUN: usize = 64;
 const REACH: usize = 512;
 /// Of so many pieces in a row that nobody has, the next to give away are drawn.
 const SHUFFLED: usize = 16;
+/// Another seed's first copies so few pieces ahead of us are in our way.
+const AHEAD: u32 = 64;
 
 /// Copies of each piece, present and coming.
 #[derive(Debug)]
 pub(super) struct Spread {
     copies: Rarity,
     geometry: Geometry,
-    /// No piece before this one is without a copy.
-    fresh: u32,
+    /// Where in the file the search for a piece that nobody has begins.
+    cursor: u32,
     /// How many peers were suggested the piece and have not begun it.
     promised: Vec<u16>,
     /// The same as a list, the oldest first: one entry for each promise.
@@ -51,7 +53,7 @@ impl Spread {
         Self {
             copies: Rarity::new(geometry.pieces(), geometry.all_pieces(), &mut rng),
             geometry,
-            fresh: 0,
+            cursor: 0,
             promised: vec![0; geometry.pieces() as usize],
             promises: VecDeque::new(),
             rng,
@@ -68,18 +70,30 @@ impl Spread {
     /// The peer is gone, with what it was getting.
     pub(super) fn peer_left(&mut self, pieces: &Pieces, errands: &mut Errands) {
         if let Pieces::Some(set) = pieces {
-            set.iter().for_each(|piece| self.lose(piece));
+            set.iter()
+                .for_each(|piece| self.copies.lose(piece, &mut self.rng));
         }
         self.choked(errands);
         for piece in errands.begun.drain(..) {
-            self.lose(piece);
+            self.copies.lose(piece, &mut self.rng);
         }
     }
 
     /// The peer has the piece now.
     pub(super) fn peer_gained(&mut self, piece: PieceIndex, errands: &mut Errands) {
         if !remove(&mut errands.begun, piece) && !self.redeem(piece, errands) {
+            self.make_way(piece);
             self.copies.gain(piece, &mut self.rng);
+        }
+    }
+
+    /// A first copy that is not ours: another seed is at work. If it walks where we do, we go on
+    /// elsewhere, or both would give away the same pieces.
+    fn make_way(&mut self, piece: PieceIndex) {
+        let total = self.geometry.pieces();
+        let ahead = (piece.get() + total - self.cursor) % total;
+        if self.copies.available(piece) == 0 && ahead < AHEAD {
+            self.cursor = self.rng.random_range(0..total);
         }
     }
 
@@ -95,7 +109,7 @@ impl Spread {
         if errands.begun.len() > MAX_BEGUN
             && let Some(oldest) = errands.begun.pop_front()
         {
-            self.lose(oldest);
+            self.copies.lose(oldest, &mut self.rng);
         }
     }
 
@@ -103,8 +117,23 @@ impl Spread {
     pub(super) fn choked(&mut self, errands: &mut Errands) {
         for piece in errands.suggested.drain(..) {
             self.settle(piece);
-            self.lose(piece);
+            self.copies.lose(piece, &mut self.rng);
         }
+    }
+
+    /// The next pieces from the cursor on that nobody has or is getting; moves the cursor there.
+    fn unseen(&mut self, most: usize) -> Vec<PieceIndex> {
+        if self.copies.least() > 0 {
+            return Vec::new();
+        }
+        let total = self.geometry.pieces();
+        let around = (self.cursor..total).chain(0..self.cursor).map(PieceIndex);
+        let next = around.filter(|&piece| self.copies.available(piece) == 0);
+        let next: Vec<PieceIndex> = next.take(most).collect();
+        if let Some(first) = next.first() {
+            self.cursor = first.get();
+        }
+        next
     }
 
     /// Pieces that nobody has or is getting, in the order of the file but for a little chance, so
@@ -115,11 +144,8 @@ impl Spread {
         most: usize,
         fresh: impl Fn(&PieceIndex) -> bool,
     ) -> Vec<PieceIndex> {
-        let total = self.geometry.pieces();
-        let unseen = |piece: &u32| self.copies.available(PieceIndex(*piece)) == 0;
-        self.fresh = (self.fresh..total).find(unseen).unwrap_or(total);
-        let next = (self.fresh..total).filter(unseen).map(PieceIndex);
-        let mut near: Vec<PieceIndex> = next.take(SHUFFLED.max(most)).filter(&fresh).collect();
+        let mut near = self.unseen(SHUFFLED.max(most));
+        near.retain(&fresh);
         if near.is_empty()
             && let Some(piece) = self.overdue(&fresh)
         {
@@ -170,17 +196,10 @@ impl Spread {
         remove(&mut self.promises, piece);
     }
 
-    fn lose(&mut self, piece: PieceIndex) {
-        self.copies.lose(piece, &mut self.rng);
-        if self.copies.available(piece) == 0 {
-            self.fresh = self.fresh.min(piece.get());
-        }
-    }
-
     /// The peer will not get what it asked for of the piece.
     pub(super) fn refused(&mut self, piece: PieceIndex, errands: &mut Errands) {
         if remove(&mut errands.begun, piece) {
-            self.lose(piece);
+            self.copies.lose(piece, &mut self.rng);
         }
     }
 
@@ -242,6 +261,28 @@ mod tests {
         assert!(out[..8].iter().all(|&piece| piece < 32), "{out:?}");
         out.sort_unstable();
         assert_eq!(out, (0..40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn two_seeds_that_hear_of_each_other_do_not_give_away_the_same() {
+        const PIECES: u32 = 1_000;
+        let geometry = Geometry::new(64 * u64::from(PIECES), 64).unwrap();
+        let mut seeds = [Spread::new(geometry, 1), Spread::new(geometry, 2)];
+        let mut given = vec![0u32; PIECES as usize];
+        for _ in 0..PIECES / 2 {
+            for at in 0..2 {
+                let mut errands = Errands::default();
+                let mut first = Vec::new();
+                seeds[at].suggest(&Pieces::None, &mut errands, 1, |piece| first.push(piece));
+                let piece = first[0];
+                given[piece.at()] += 1;
+                seeds[at].peer_gained(piece, &mut errands);
+                seeds[1 - at].peer_gained(piece, &mut Errands::default());
+            }
+        }
+        // Both begin at the front; from the first collision on they go different ways.
+        let twice = given.iter().filter(|&&times| times > 1).count();
+        assert!(twice < 5, "{twice}");
     }
 
     #[test]
