@@ -134,6 +134,10 @@ pub(crate) struct TrackerOptions {
     #[arg(long, env = "SWELL_DENY", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) deny: Option<PathBuf>,
+    /// Redis by which trackers behind one address share their peers, as in redis://10.0.0.9/0
+    #[arg(long, env = "SWELL_REDIS", hide_env_values = true, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) redis: Option<String>,
 }
 
 /// `swell agent`.

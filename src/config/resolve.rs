@@ -86,6 +86,7 @@ pub(crate) fn tracker(options: TrackerOptions) -> Result<tracker::Config, Failur
         },
         data: options.data.or(defaults.data),
         deny_list: options.deny,
+        redis: options.redis,
         // Alone on its host, it takes every core.
         threads: std::thread::available_parallelism().ok(),
         trusted,

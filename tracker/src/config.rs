@@ -45,6 +45,9 @@ pub struct Config {
     /// Without a secret, take registrations from anybody who reaches the tracker, not only from
     /// trusted networks: for a tracker of its own inside a network that is trusted as a whole.
     pub anyone_registers: bool,
+    /// A Redis (`redis://HOST:PORT/DB`) by which trackers behind one address share what they
+    /// hear. `None` keeps it here.
+    pub redis: Option<String>,
     /// When peers come back and when they are forgotten.
     pub intervals: Intervals,
     /// What bounds it.
@@ -118,6 +121,7 @@ impl Default for Config {
             trusted: loopback(),
             secret: None,
             anyone_registers: false,
+            redis: None,
             intervals: Intervals::default(),
             limits: Limits::default(),
         }

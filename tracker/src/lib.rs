@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   http (lane, routes) ──▶ table ──▶ swarms, one shard at a time   (pure)
-//!                             └─────▶ registrations                 (pure) ◀── cache on disk
+//!                    ▲        └─────▶ registrations                 (pure) ◀── cache on disk
+//!                    └ shared ◀──▶ other trackers, by a stream in Redis (when told so)
 //! ```
 //!
 //! A tracker is stateless in what matters: peers announce again, origins register again when
@@ -26,6 +27,7 @@ mod peers;
 mod registrations;
 mod server;
 mod service;
+mod shared;
 mod swarms;
 mod table;
 

@@ -21,6 +21,7 @@ use crate::http::routes::Routes;
 use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::service::Service;
+use crate::shared::Shared;
 use crate::table::Table;
 
 /// How often expired peers and lapsed leases are looked for.
@@ -52,9 +53,25 @@ pub enum TrackerError {
     /// The deny list cannot be taken.
     #[error("tracker cannot take its deny list: {0}")]
     Deny(#[from] DenyError),
+    /// The other trackers cannot be joined.
+    #[error("tracker cannot use the Redis at {host}: {error}")]
+    Redis {
+        /// The address, without user and password.
+        host: String,
+        /// What went wrong.
+        error: redis::RedisError,
+    },
     /// A thread could not be started.
     #[error("tracker cannot start a thread: {0}")]
     Thread(io::Error),
+}
+
+impl TrackerError {
+    fn redis(url: &str, error: redis::RedisError) -> Self {
+        let host = url.rsplit('@').next().unwrap_or_default();
+        let host = host.trim_start_matches("redis://").to_owned();
+        Self::Redis { host, error }
+    }
 }
 
 /// A tracker that serves until it is shut down or dropped.
@@ -75,7 +92,8 @@ impl Tracker {
             .first()
             .and_then(|listener| listener.local_addr().ok());
         let addr = addr.unwrap_or(config.listen);
-        let service = Arc::new(new_service(&config));
+        let mut shared = shared(&config).await?;
+        let service = Arc::new(new_service(&config, shared.as_ref()));
         if let Some(directory) = config.data.clone() {
             prepare(&service, directory).await?;
         }
@@ -84,6 +102,10 @@ impl Tracker {
             file: config.deny_list.clone().map(DenyFile::new),
         };
         denying = denying.started(&service).await?;
+        if let (Some(shared), Some(url)) = (&mut shared, &config.redis) {
+            let caught_up = shared.catch_up(&service).await;
+            caught_up.map_err(|error| TrackerError::redis(url, error))?;
+        }
         let shutdown = CancellationToken::new();
         let open = Open::default();
         let routes = Routes::new(Arc::clone(&service), open.clone(), shutdown.clone());
@@ -93,6 +115,7 @@ impl Tracker {
             shutdown: shutdown.clone(),
         };
         let directory = config.data.clone();
+        let sharing = shared.map(|shared| shared.run(Arc::clone(&service), shutdown.clone()));
         let housekeeping = housekeeping_task(service, directory, denying, shutdown.clone());
         let mut tracker = Self {
             addr,
@@ -101,6 +124,7 @@ impl Tracker {
             _guard: shutdown.clone().drop_guard(),
             shutdown,
         };
+        tracker.tasks.extend(sharing.map(tokio::spawn));
         for listener in listeners {
             tracker.serve(&config, serving.clone(), listener, open.clone())?;
         }
@@ -181,11 +205,27 @@ fn listen(config: &Config) -> Result<Vec<TcpListener>, TrackerError> {
     (0..threads.get()).map(|_| bound(addr, true)).collect()
 }
 
-fn new_service(config: &Config) -> Service {
-    let mut rng = rand::rng();
-    let boot_id = format!("{:016x}", rng.random::<u64>());
+/// Joins the other trackers, if there are any.
+async fn shared(config: &Config) -> Result<Option<Shared>, TrackerError> {
+    let Some(url) = &config.redis else {
+        return Ok(None);
+    };
+    let window = (config.intervals.seed * 2).max(config.intervals.expiry_floor);
+    let shared = Shared::connect(url, random_id(), window).await;
+    shared
+        .map(Some)
+        .map_err(|error| TrackerError::redis(url, error))
+}
+
+fn random_id() -> String {
+    format!("{:016x}", rand::rng().random::<u64>())
+}
+
+fn new_service(config: &Config, shared: Option<&Shared>) -> Service {
+    let boot_id = shared.map_or_else(random_id, |shared| shared.boot_id().to_owned());
+    let table = Table::new(config, boot_id, rand::rng().random());
     Service {
-        table: Table::new(config, boot_id, rng.random()),
+        table: table.telling(shared.map(Shared::outbox)),
         metrics: Metrics::default(),
         limits: config.limits.clone(),
         secret: config.secret.clone(),

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::limiter::Limiter;
 use crate::moment::Moment;
 use crate::registrations::{Bounds, Effect, Registrations, Rejected};
+use crate::shared::{Heard, HeardAnnounce, Outbox, registered};
 use crate::swarms::{Announced, Occupancy, OriginTable, Policy, Refusal, Shard, Told};
 
 /// Shards; a power of two up to 256. Swarms of one shard share the leading bits of their hash.
@@ -44,6 +45,8 @@ pub(crate) struct Table {
     /// How many those are: most trackers deny nothing, and need not look.
     denials: AtomicUsize,
     boot_id: String,
+    /// Where other trackers of the fleet hear what this one does.
+    outbox: Option<Outbox>,
     lease: std::time::Duration,
     swarms: AtomicUsize,
     peers: AtomicUsize,
@@ -80,9 +83,15 @@ impl Table {
             denied: RwLock::new(config.denied.clone()),
             lease: config.intervals.lease,
             boot_id,
+            outbox: None,
             swarms: AtomicUsize::new(0),
             peers: AtomicUsize::new(0),
         }
+    }
+
+    /// Tells other trackers from here on.
+    pub(crate) fn telling(self, outbox: Option<Outbox>) -> Self {
+        Self { outbox, ..self }
     }
 
     pub(crate) fn trust(&self) -> &Trust {
@@ -121,9 +130,40 @@ impl Table {
             reply.tracker_id = Some(self.boot_id.clone());
         }
         let whole = self.occupancy();
-        self.with_shard(&request.info_hash, |shard| {
+        let outcome = self.with_shard(&request.info_hash, |shard| {
             shard.announce(now, request, asker, whole, reply, told)
-        })
+        })?;
+        if let Some(outbox) = &self.outbox
+            && let Some(heard) = HeardAnnounce::new(request, &asker)
+        {
+            outbox.tell(Heard::Announce(heard));
+        }
+        Ok(outcome)
+    }
+
+    /// Another tracker heard this.
+    pub(crate) fn hear(&self, now: Moment, heard: Heard) {
+        match heard {
+            Heard::Announce(heard) => {
+                let (request, asker) = heard.replay();
+                let (mut reply, mut told) = (AnnounceReply::default(), Told::default());
+                let whole = self.occupancy();
+                if self.denies(&request.info_hash) {
+                    return;
+                }
+                // What does not fit here, the tracker that heard it still has.
+                let _ = self.with_shard(&request.info_hash, |shard| {
+                    shard.announce(now, &request, asker, whole, &mut reply, &mut told)
+                });
+            }
+            Heard::Register(body) => {
+                if let Ok(request) = RegisterRequest::decode(&body)
+                    && let Err(error) = self.take_registration(now, request)
+                {
+                    tracing::warn!(%error, "a registration that another tracker took is lost");
+                }
+            }
+        }
     }
 
     /// Whether a swarm is never served.
@@ -187,6 +227,19 @@ impl Table {
 
     /// Takes in what an origin registers, and renews its lease.
     pub(crate) fn register(
+        &self,
+        now: Moment,
+        request: RegisterRequest,
+    ) -> Result<RegisterReply, Rejected> {
+        let heard = self.outbox.as_ref().and_then(|_| registered(&request));
+        let reply = self.take_registration(now, request)?;
+        if let (Some(outbox), Some(heard)) = (&self.outbox, heard) {
+            outbox.tell(heard);
+        }
+        Ok(reply)
+    }
+
+    fn take_registration(
         &self,
         now: Moment,
         mut request: RegisterRequest,

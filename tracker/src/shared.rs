@@ -1,0 +1,326 @@
+//! What trackers behind one address tell each other, through one stream in Redis.
+//!
+//! ```text
+//!  announce, register ─▶ own table ─▶ outbox ─▶ XADD ─▶ stream ─▶ XREAD ─▶ other tables
+//! ```
+//!
+//! The stream is a log of what each tracker heard, cut off where everything in it has expired: a
+//! tracker that starts reads it all, one that lost Redis for a while reads on where it was. The
+//! boot id is the first tracker's, kept in Redis, since to its clients the fleet is one tracker.
+//!
+//! Invariants: no announce waits for Redis. Without Redis each tracker serves what it hears
+//! itself; the outbox is bounded, and what does not fit is lost to the others until the peer
+//! announces again. What comes from Redis is decoded as if anybody had written it.
+
+mod record;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use redis::aio::MultiplexedConnection;
+use redis::streams::{StreamId, StreamRangeReply, StreamReadOptions, StreamReadReply};
+use redis::{AsyncCommands, AsyncConnectionConfig, Client, RedisError};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::service::Service;
+
+pub(crate) use record::{Heard, HeardAnnounce, registered};
+
+const STREAM: &str = "groundswell:heard";
+const BOOT: &str = "groundswell:boot";
+/// Who wrote an entry, and what.
+const BY: &str = "by";
+const DATA: &str = "data";
+
+/// Records that wait for Redis: a few megabytes.
+const OUTBOX: usize = 1 << 16;
+/// Records in one entry of the stream at most.
+const BATCH: usize = 1 << 10;
+/// Entries read at once.
+const PAGE: usize = 64;
+/// How long a read waits for news, and how much longer for the answer.
+const WAIT: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(5);
+/// Between two attempts to reach Redis.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks at whether Redis still has the boot id.
+const CHECK: Duration = Duration::from_secs(30);
+
+/// Where the table puts what it heard.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbox {
+    records: mpsc::Sender<Heard>,
+    overflowing: Arc<AtomicBool>,
+}
+
+impl Outbox {
+    pub(crate) fn tell(&self, heard: Heard) {
+        let full = self.records.try_send(heard).is_err();
+        if self.overflowing.swap(full, Ordering::Relaxed) != full && full {
+            tracing::warn!("Redis does not keep up: other trackers hear later of some peers");
+        }
+    }
+}
+
+/// Redis, reached, and what is to be sent there.
+pub(crate) struct Shared {
+    client: Client,
+    boot_id: String,
+    /// This process in the stream.
+    us: String,
+    outbox: Outbox,
+    records: mpsc::Receiver<Heard>,
+    /// The last entry read.
+    last: String,
+    window: Duration,
+}
+
+impl Shared {
+    /// Reaches Redis and agrees on the boot id. `window` is for how long what was heard counts.
+    pub(crate) async fn connect(
+        url: &str,
+        us: String,
+        window: Duration,
+    ) -> Result<Self, RedisError> {
+        let client = Client::open(url)?;
+        let mut connection = connect(&client).await?;
+        let boot_id = agree(&mut connection, &us).await?;
+        let (sender, records) = mpsc::channel(OUTBOX);
+        let outbox = Outbox {
+            records: sender,
+            overflowing: Arc::default(),
+        };
+        let last = format!("{}-0", since_epoch().saturating_sub(window).as_millis());
+        Ok(Self {
+            client,
+            boot_id,
+            us,
+            outbox,
+            records,
+            last,
+            window,
+        })
+    }
+
+    pub(crate) fn boot_id(&self) -> &str {
+        &self.boot_id
+    }
+
+    pub(crate) fn outbox(&self) -> Outbox {
+        self.outbox.clone()
+    }
+
+    /// Takes in what the others heard before this tracker started.
+    pub(crate) async fn catch_up(&mut self, service: &Arc<Service>) -> Result<(), RedisError> {
+        let mut connection = connect(&self.client).await?;
+        let began = Instant::now();
+        let mut entries = 0;
+        loop {
+            let after = format!("({}", self.last);
+            let page: StreamRangeReply = connection.xrange_count(STREAM, after, "+", PAGE).await?;
+            let Some(last) = page.ids.last() else {
+                break;
+            };
+            self.last.clone_from(&last.id);
+            entries += page.ids.len();
+            take_in(service, &self.us, page.ids).await;
+        }
+        tracing::info!(entries, took = ?began.elapsed(), "caught up with the other trackers");
+        Ok(())
+    }
+
+    /// Sends and reads until `shutdown`.
+    pub(crate) async fn run(self, service: Arc<Service>, shutdown: CancellationToken) {
+        let Self {
+            client,
+            boot_id,
+            us,
+            records,
+            last,
+            window,
+            ..
+        } = self;
+        let writer = Writer {
+            client: client.clone(),
+            boot_id,
+            us: us.clone(),
+            records,
+            window,
+        };
+        let work = async { tokio::join!(writer.run(), read_task(client, us, last, service)) };
+        tokio::select! {
+            _ = work => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ANSWER))
+        .set_response_timeout(Some(WAIT + ANSWER));
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
+
+/// The boot id that is in Redis, or `ours` if none was.
+async fn agree(connection: &mut MultiplexedConnection, ours: &str) -> Result<String, RedisError> {
+    let _: bool = connection.set_nx(BOOT, ours).await?;
+    let agreed: Option<String> = connection.get(BOOT).await?;
+    // It travels in every reply: a foreign value of any length must not.
+    let usable =
+        agreed.filter(|id| id.len() == ours.len() && id.bytes().all(|b| b.is_ascii_hexdigit()));
+    Ok(usable.unwrap_or_else(|| ours.to_owned()))
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// Sends what this tracker hears.
+struct Writer {
+    client: Client,
+    boot_id: String,
+    us: String,
+    records: mpsc::Receiver<Heard>,
+    window: Duration,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        let mut unsent = Vec::new();
+        let mut down = false;
+        loop {
+            let lost = self.send(&mut unsent).await;
+            let Err(error) = lost else {
+                return;
+            };
+            if !std::mem::replace(&mut down, true) {
+                tracing::warn!(%error, "Redis is lost: trying again every second");
+            }
+            tokio::time::sleep(PAUSE).await;
+            down &= connect(&self.client).await.is_err();
+        }
+    }
+
+    /// Until Redis is lost. What was not acknowledged stays in `unsent`.
+    async fn send(&mut self, unsent: &mut Vec<Heard>) -> Result<(), RedisError> {
+        let mut connection = connect(&self.client).await?;
+        let mut check = tokio::time::interval(CHECK);
+        loop {
+            if unsent.is_empty() {
+                tokio::select! {
+                    _ = check.tick() => {
+                        // Should Redis have lost it, the next tracker to start finds it again.
+                        agree(&mut connection, &self.boot_id).await?;
+                        continue;
+                    }
+                    count = self.records.recv_many(unsent, BATCH) => {
+                        if count == 0 {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+            let oldest = since_epoch().saturating_sub(self.window).as_millis();
+            redis::cmd("XADD")
+                .arg(STREAM)
+                .arg("MINID")
+                .arg("~")
+                .arg(oldest.to_string())
+                .arg("*")
+                .arg(BY)
+                .arg(&self.us)
+                .arg(DATA)
+                .arg(record::encode(unsent))
+                .exec_async(&mut connection)
+                .await?;
+            unsent.clear();
+        }
+    }
+}
+
+/// Takes in what the others hear.
+async fn read_task(client: Client, us: String, mut last: String, service: Arc<Service>) {
+    loop {
+        // The writer says when Redis is lost.
+        if let Err(error) = read(&client, &us, &mut last, &service).await {
+            tracing::debug!(%error, "reading of other trackers interrupted");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn read(
+    client: &Client,
+    us: &str,
+    last: &mut String,
+    service: &Arc<Service>,
+) -> Result<(), RedisError> {
+    let mut connection = connect(client).await?;
+    let wait = usize::try_from(WAIT.as_millis()).unwrap_or(usize::MAX);
+    let options = StreamReadOptions::default().block(wait).count(PAGE);
+    loop {
+        let news: Option<StreamReadReply> = connection
+            .xread_options(&[STREAM], &[last.as_str()], &options)
+            .await?;
+        for stream in news.into_iter().flat_map(|news| news.keys) {
+            if let Some(newest) = stream.ids.last() {
+                last.clone_from(&newest.id);
+            }
+            take_in(service, us, stream.ids).await;
+        }
+    }
+}
+
+/// Puts entries into the table, but for those that are our own.
+async fn take_in(service: &Arc<Service>, us: &str, entries: Vec<StreamId>) {
+    let (service, us) = (Arc::clone(service), us.to_owned());
+    // A page may hold full batches of registrations: not on an async thread.
+    let work = tokio::task::spawn_blocking(move || {
+        let now = service.now(Instant::now());
+        for entry in entries {
+            if entry.get::<String>(BY).is_none_or(|by| by == us) {
+                continue;
+            }
+            let data: Vec<u8> = entry.get(DATA).unwrap_or_default();
+            match record::decode(&data) {
+                Ok(records) => records
+                    .into_iter()
+                    .for_each(|heard| service.table.hear(now, heard)),
+                Err(error) => {
+                    tracing::warn!(entry = entry.id, %error, "an entry in Redis is skipped")
+                }
+            }
+        }
+    });
+    // A panic has said so already.
+    let _ = work.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outbox_that_is_full_loses_records_and_not_time() {
+        let (records, mut taken) = mpsc::channel(2);
+        let outbox = Outbox {
+            records,
+            overflowing: Arc::default(),
+        };
+        for _ in 0..5 {
+            outbox.tell(Heard::Register(Vec::new()));
+        }
+        assert!(outbox.overflowing.load(Ordering::Relaxed));
+        assert_eq!(taken.len(), 2);
+        taken.try_recv().unwrap();
+        outbox.tell(Heard::Register(Vec::new()));
+        assert!(!outbox.overflowing.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,313 @@
+//! One entry of the shared stream: a version, then records one after the other.
+//!
+//! ```text
+//! 01 | 01 hash:20 id:20 ip:16 port:2 flags:1 event:1 left:8 key:8 up:8 down:8
+//!    | 02 length:4 body (as origins post it)
+//! ```
+//!
+//! All numbers are big-endian. A version that is not ours is refused whole: trackers of two
+//! versions then do not hear each other, and neither takes the other's words for something else.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use torrents::announce::{AnnounceEvent, AnnounceRequest, dialable};
+use torrents::register::{MAX_BODY, RegisterError, RegisterRequest};
+use torrents::{InfoHash, PeerId};
+
+use crate::swarms::Asker;
+
+const VERSION: u8 = 1;
+const ANNOUNCE: u8 = 1;
+const REGISTER: u8 = 2;
+
+const EXEMPT: u8 = 1;
+const TRUSTED: u8 = 2;
+const HAS_LEFT: u8 = 4;
+const HAS_KEY: u8 = 8;
+
+/// What a tracker heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Announce(HeardAnnounce),
+    /// A [`RegisterRequest`], encoded.
+    Register(Vec<u8>),
+}
+
+/// What an announce says that others must know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeardAnnounce {
+    info_hash: InfoHash,
+    peer_id: PeerId,
+    at: SocketAddr,
+    exempt: bool,
+    trusted: bool,
+    event: AnnounceEvent,
+    left: Option<u64>,
+    key: Option<u64>,
+    uploaded: u64,
+    downloaded: u64,
+}
+
+/// Bytes that no tracker of this version wrote.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    #[error("written by another version")]
+    Version,
+    #[error("cut off")]
+    Short,
+    #[error("a record of an unknown kind")]
+    Kind,
+    #[error("an announce of an unknown event, or from an address that cannot be dialled")]
+    Announce,
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}
+
+impl HeardAnnounce {
+    /// `None` when it is of no use elsewhere: a peer on this host's loopback.
+    pub(crate) fn new(request: &AnnounceRequest, asker: &Asker) -> Option<Self> {
+        (!asker.at.ip().is_loopback()).then_some(Self {
+            info_hash: request.info_hash,
+            peer_id: request.peer_id,
+            at: asker.at,
+            exempt: asker.exempt,
+            trusted: asker.trusted,
+            event: request.event,
+            left: request.left,
+            key: request.key,
+            uploaded: request.uploaded,
+            downloaded: request.downloaded,
+        })
+    }
+
+    /// The same announce by the same asker, who wants no peers.
+    pub(crate) fn replay(&self) -> (AnnounceRequest, Asker) {
+        let request = AnnounceRequest {
+            info_hash: self.info_hash,
+            peer_id: self.peer_id,
+            port: self.at.port(),
+            uploaded: self.uploaded,
+            downloaded: self.downloaded,
+            left: self.left,
+            event: self.event,
+            numwant: Some(0),
+            compact: true,
+            no_peer_id: true,
+            key: self.key,
+            ip: None,
+            tracker_id: None,
+        };
+        let asker = Asker {
+            at: self.at,
+            local: false,
+            exempt: self.exempt,
+            trusted: self.trusted,
+        };
+        (request, asker)
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        let flag = |bit, set| if set { bit } else { 0 };
+        let ip = match self.at.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        out.push(ANNOUNCE);
+        out.extend_from_slice(&self.info_hash.0);
+        out.extend_from_slice(&self.peer_id.0);
+        out.extend_from_slice(&ip.octets());
+        out.extend_from_slice(&self.at.port().to_be_bytes());
+        out.push(
+            flag(EXEMPT, self.exempt)
+                | flag(TRUSTED, self.trusted)
+                | flag(HAS_LEFT, self.left.is_some())
+                | flag(HAS_KEY, self.key.is_some()),
+        );
+        out.push(match self.event {
+            AnnounceEvent::None => 0,
+            AnnounceEvent::Started => 1,
+            AnnounceEvent::Completed => 2,
+            AnnounceEvent::Stopped => 3,
+            AnnounceEvent::Paused => 4,
+        });
+        let numbers = [
+            self.left.unwrap_or(0),
+            self.key.unwrap_or(0),
+            self.uploaded,
+            self.downloaded,
+        ];
+        numbers
+            .iter()
+            .for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, RecordError> {
+        let info_hash = InfoHash(array(from)?);
+        let peer_id = PeerId(array(from)?);
+        let ip = Ipv6Addr::from(array::<16>(from)?).to_canonical();
+        let port = u16::from_be_bytes(array(from)?);
+        let [flags, event] = array(from)?;
+        let numbers = [(); 4].map(|()| array(from).map(u64::from_be_bytes));
+        let [left, key, uploaded, downloaded] = numbers;
+        let has = |bit| flags & bit != 0;
+        if dialable(SocketAddr::new(ip, 1)).is_none() || ip.is_loopback() {
+            return Err(RecordError::Announce);
+        }
+        Ok(Self {
+            info_hash,
+            peer_id,
+            at: SocketAddr::new(ip, port),
+            exempt: has(EXEMPT),
+            trusted: has(TRUSTED),
+            event: match event {
+                0 => AnnounceEvent::None,
+                1 => AnnounceEvent::Started,
+                2 => AnnounceEvent::Completed,
+                3 => AnnounceEvent::Stopped,
+                4 => AnnounceEvent::Paused,
+                _ => return Err(RecordError::Announce),
+            },
+            left: Some(left?).filter(|_| has(HAS_LEFT)),
+            key: Some(key?).filter(|_| has(HAS_KEY)),
+            uploaded: uploaded?,
+            downloaded: downloaded?,
+        })
+    }
+}
+
+/// What an origin registered, as others are to hear it; `None` when none of its addresses is of
+/// use to them.
+pub(crate) fn registered(request: &RegisterRequest) -> Option<Heard> {
+    let mut request = request.clone();
+    request.peers.retain(|addr| !addr.ip().is_loopback());
+    (!request.peers.is_empty()).then(|| Heard::Register(request.encode()))
+}
+
+/// One entry.
+pub(crate) fn encode(records: &[Heard]) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    for record in records {
+        match record {
+            Heard::Announce(announce) => announce.encode(&mut out),
+            Heard::Register(body) => {
+                out.push(REGISTER);
+                let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+                out.extend_from_slice(&length.to_be_bytes());
+                out.extend_from_slice(body);
+            }
+        }
+    }
+    out
+}
+
+/// All of an entry or nothing.
+pub(crate) fn decode(mut from: &[u8]) -> Result<Vec<Heard>, RecordError> {
+    let [version] = array(&mut from)?;
+    if version != VERSION {
+        return Err(RecordError::Version);
+    }
+    let mut records = Vec::new();
+    while !from.is_empty() {
+        records.push(match array(&mut from)? {
+            [ANNOUNCE] => Heard::Announce(HeardAnnounce::decode(&mut from)?),
+            [REGISTER] => {
+                let length = u32::from_be_bytes(array(&mut from)?) as usize;
+                let body = from.split_off(..length).filter(|_| length <= MAX_BODY);
+                let body = body.ok_or(RecordError::Short)?;
+                RegisterRequest::decode(body)?;
+                Heard::Register(body.to_vec())
+            }
+            _ => return Err(RecordError::Kind),
+        });
+    }
+    Ok(records)
+}
+
+fn array<const N: usize>(from: &mut &[u8]) -> Result<[u8; N], RecordError> {
+    let (head, rest) = from.split_first_chunk().ok_or(RecordError::Short)?;
+    *from = rest;
+    Ok(*head)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_event() -> impl Strategy<Value = AnnounceEvent> {
+        prop_oneof![
+            Just(AnnounceEvent::None),
+            Just(AnnounceEvent::Started),
+            Just(AnnounceEvent::Completed),
+            Just(AnnounceEvent::Stopped),
+            Just(AnnounceEvent::Paused),
+        ]
+    }
+
+    fn any_addr() -> impl Strategy<Value = SocketAddr> {
+        prop_oneof![
+            (any::<[u8; 3]>(), any::<u16>())
+                .prop_map(|([b, c, d], port)| SocketAddr::from(([10, b, c, d], port))),
+            (any::<u16>(), any::<u16>())
+                .prop_map(|(n, port)| SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, n], port))),
+        ]
+    }
+
+    prop_compose! {
+        fn any_announce()(
+            hash in any::<[u8; 20]>(),
+            id in any::<[u8; 20]>(),
+            at in any_addr(),
+            flags in any::<[bool; 2]>(),
+            event in any_event(),
+            optional in any::<[Option<u64>; 2]>(),
+            numbers in any::<[u64; 2]>(),
+        ) -> HeardAnnounce {
+            HeardAnnounce {
+                info_hash: InfoHash(hash),
+                peer_id: PeerId(id),
+                at,
+                exempt: flags[0],
+                trusted: flags[1],
+                event,
+                left: optional[0],
+                key: optional[1],
+                uploaded: numbers[0],
+                downloaded: numbers[1],
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(announces in prop::collection::vec(any_announce(), 0..4)) {
+            let records: Vec<Heard> = announces.into_iter().map(Heard::Announce).collect();
+            prop_assert_eq!(decode(&encode(&records)).unwrap(), records);
+        }
+
+        #[test]
+        fn no_bytes_are_too_odd(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&bytes);
+            let _ = decode(&[&[VERSION, ANNOUNCE], &bytes[..]].concat());
+            let _ = decode(&[&[VERSION, REGISTER], &bytes[..]].concat());
+        }
+
+        #[test]
+        fn what_is_cut_off_is_refused(announce in any_announce(), cut in 1..90_usize) {
+            let bytes = encode(&[Heard::Announce(announce)]);
+            prop_assert!(decode(&bytes[..bytes.len() - cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn loopback_stays_at_home() {
+        let origin = RegisterRequest {
+            origin: PeerId([1; 20]),
+            peers: vec!["127.0.0.1:15001".parse().unwrap()],
+            add: Vec::new(),
+            remove: Vec::new(),
+        };
+        assert_eq!(registered(&origin), None);
+    }
+}

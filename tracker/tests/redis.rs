@@ -1,0 +1,241 @@
+//! Trackers behind one address, with a real redis-server between them.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod harness;
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use harness::*;
+use torrents::InfoHash;
+use tracker::{Config, Tracker, TrackerError};
+
+/// A server of the test's own, which keeps nothing.
+struct Redis {
+    addr: SocketAddr,
+    process: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Redis {
+    async fn start() -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = free.local_addr().unwrap();
+        drop(free);
+        let directory = tempfile::tempdir().unwrap();
+        let process = Self::spawn(addr, &directory);
+        let redis = Self {
+            addr,
+            process,
+            directory,
+        };
+        redis.ready().await;
+        redis
+    }
+
+    fn spawn(addr: SocketAddr, directory: &tempfile::TempDir) -> Child {
+        Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--port", &addr.port().to_string()])
+            .arg("--dir")
+            .arg(directory.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed")
+    }
+
+    async fn ready(&self) {
+        eventually("redis-server answers", async || {
+            tokio::net::TcpStream::connect(self.addr).await.is_ok()
+        })
+        .await;
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    async fn restart(&mut self) {
+        self.process = Self::spawn(self.addr, &self.directory);
+        self.ready().await;
+    }
+
+    fn url(&self) -> String {
+        format!("redis://{}/0", self.addr)
+    }
+
+    async fn tracker(&self, config: Config) -> Tracker {
+        start(Config {
+            redis: Some(self.url()),
+            ..config
+        })
+        .await
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let patience = tokio::time::Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < patience, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Announces as host 10.0.0.`n` and returns whom it is told about.
+async fn announce(tracker: &Tracker, n: u8, more: &str) -> Vec<SocketAddr> {
+    let id = format!("-XX0001-host{n:08}");
+    let target = format!(
+        "/announce?info_hash={HASH_TEXT}&peer_id={id}&port=16001&ip=10.0.0.{n}&left=9{more}"
+    );
+    let mut peers = compact_peers(&get(tracker, &target).await.body);
+    peers.sort_unstable();
+    peers
+}
+
+fn host(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n], 16001))
+}
+
+async fn tracker_id(tracker: &Tracker) -> String {
+    let target = format!("/announce?info_hash={HASH_TEXT}&peer_id=-XX0001-host00000099&port=0");
+    let text = get(tracker, &target).await.text();
+    let id = text.split("10:tracker id16:").nth(1).unwrap();
+    id[..16].to_owned()
+}
+
+#[tokio::test]
+async fn what_one_hears_all_know_and_all_are_one_tracker() {
+    let redis = Redis::start().await;
+    let one = redis.tracker(open()).await;
+    let two = redis.tracker(open()).await;
+    assert_eq!(tracker_id(&one).await, tracker_id(&two).await);
+
+    assert_eq!(announce(&one, 1, "&event=started").await, []);
+    eventually("the second tells of the first's peer", async || {
+        announce(&two, 2, "").await == [host(1)]
+    })
+    .await;
+    eventually("and the other way round", async || {
+        announce(&one, 1, "").await == [host(2)]
+    })
+    .await;
+    // One that comes later knows what was said before, and so does its scrape.
+    let three = redis.tracker(open()).await;
+    assert_eq!(announce(&three, 3, "").await, [host(1), host(2)]);
+    let scrape = get(&three, &format!("/scrape?info_hash={HASH_TEXT}")).await;
+    assert!(scrape.text().contains("10:incompletei3e"), "{scrape:?}");
+
+    announce(&one, 1, "&event=stopped").await;
+    eventually("who stopped at one has stopped at all", async || {
+        announce(&two, 2, "").await == [host(3)] && announce(&three, 3, "").await == [host(2)]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_origin_that_registers_with_one_is_known_to_all() {
+    let redis = Redis::start().await;
+    let one = redis.tracker(registered()).await;
+    let two = redis.tracker(registered()).await;
+    let adds = vec![registration(HASH, "sha256:01")];
+    register(
+        &one,
+        &origin(1, &["10.0.0.9:15001", "127.0.0.1:15001"], adds),
+    )
+    .await;
+    eventually("the second serves what the first registered", async || {
+        get(&two, "/lookup/sha256:01").await.status == 200
+    })
+    .await;
+    // The loopback of one host is not that of another.
+    let seed = "10.0.0.9:15001".parse().unwrap();
+    assert_eq!(announce(&two, 2, "").await, [seed]);
+    let later = redis.tracker(registered()).await;
+    assert_eq!(get(&later, "/lookup/sha256:01").await.status, 200);
+    let other = InfoHash([9; 20]);
+    let unknown = get(&later, &format!("/lookup/{other}")).await;
+    assert_eq!(unknown.status, 404);
+}
+
+#[tokio::test]
+async fn while_redis_is_away_each_serves_alone_and_then_they_are_together_again() {
+    let mut redis = Redis::start().await;
+    let one = redis.tracker(open()).await;
+    let two = redis.tracker(open()).await;
+    let id = tracker_id(&one).await;
+    announce(&one, 1, "").await;
+    eventually("they share", async || {
+        announce(&two, 2, "").await == [host(1)]
+    })
+    .await;
+
+    redis.kill();
+    announce(&one, 3, "").await;
+    assert_eq!(announce(&two, 2, "").await, [host(1)]);
+    assert_eq!(announce(&two, 4, "&event=stopped").await, []);
+
+    // It forgot everything; what was said meanwhile still comes through.
+    redis.restart().await;
+    eventually("they share again", async || {
+        announce(&two, 2, "").await == [host(1), host(3)]
+    })
+    .await;
+    // And whoever starts now is the same tracker still.
+    let three = redis.tracker(open()).await;
+    assert_eq!(tracker_id(&three).await, id);
+}
+
+#[tokio::test]
+async fn rubbish_in_redis_is_skipped() {
+    let redis = Redis::start().await;
+    let one = redis.tracker(open()).await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    for data in ["", "\u{1}", "\u{1}\u{1}short", "\u{2}other version", "x"] {
+        redis::cmd("XADD")
+            .arg(&["groundswell:heard", "*", "by", "somebody", "data", data])
+            .exec_async(&mut raw)
+            .await
+            .unwrap();
+    }
+    redis::cmd("XADD")
+        .arg(&["groundswell:heard", "*", "odd", "fields"])
+        .exec_async(&mut raw)
+        .await
+        .unwrap();
+    let two = redis.tracker(open()).await;
+    announce(&one, 1, "").await;
+    eventually("they share all the same", async || {
+        announce(&two, 2, "").await == [host(1)]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_redis_it_does_not_start_and_says_why_without_the_password() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = free.local_addr().unwrap();
+    drop(free);
+    for url in [
+        format!("redis://user:secret@{addr}/0"),
+        "nonsense:secret@h".to_owned(),
+    ] {
+        let config = Config {
+            redis: Some(url),
+            ..open()
+        };
+        let error = Tracker::start(config).await.unwrap_err();
+        assert!(matches!(error, TrackerError::Redis { .. }), "{error}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}
