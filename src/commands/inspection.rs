@@ -1,6 +1,7 @@
 //! What a tracker tells about its swarms, as `swell status` and `swell top` read it, and who in
 //! a swarm is slow or stalled: the same rule as on the tracker's page.
 
+use std::fmt;
 use std::time::Duration;
 
 use registry_shim::Herd;
@@ -25,6 +26,23 @@ pub(crate) struct Totals {
     pub(crate) seeds: u64,
     pub(crate) leechers: u64,
     pub(crate) origins: Vec<OriginRow>,
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = |count, one, many| match count {
+            1 => format!("1 {one}"),
+            _ => format!("{count} {many}"),
+        };
+        let origins = self.origins.iter().filter(|origin| origin.live).count() as u64;
+        let parts = [
+            counted(self.swarms, "swarm", "swarms"),
+            counted(self.leechers, "download", "downloads"),
+            counted(self.seeds, "host copy", "host copies"),
+            counted(origins, "origin", "origins"),
+        ];
+        f.write_str(&parts.join(", "))
+    }
 }
 
 /// An origin.

@@ -88,13 +88,7 @@ fn short(digest: &str) -> &str {
 async fn swarm_table(tracker: &Inspection) -> Result<(), Failure> {
     let totals: Totals = tracker.get("status").await?;
     let list: SwarmList = tracker.get("swarms").await?;
-    line(format_args!(
-        "{} swarms, {} downloads, {} host copies, {} origins",
-        totals.swarms,
-        totals.leechers,
-        totals.seeds,
-        totals.origins.iter().filter(|origin| origin.live).count()
-    ));
+    line(format_args!("{totals}"));
     line(format_args!(
         "{:<20} {:>10} {:>6} {:>8} {:>9} {:>9}  IMAGES",
         "DIGEST", "SIZE", "SEEDS", "LEECHERS", "COMPLETED", "PROGRESS"

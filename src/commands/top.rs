@@ -68,6 +68,8 @@ pub(crate) async fn run(args: TopArgs) -> Result<ExitCode, Failure> {
             news
         });
     };
+    // First the keys: what is typed from now on is for the shell.
+    drop(keys);
     drop(held);
     watched
 }

@@ -240,16 +240,9 @@ impl Screen {
 
     fn headline(&self) -> Vec<Span> {
         let totals = &self.totals;
-        let origins = totals.origins.iter().filter(|origin| origin.live).count();
         vec![
             span(format!("{}  ", self.tracker), Look::Head),
-            span(
-                format!(
-                    "{} swarms, {} downloads, {} host copies, {origins} origins",
-                    totals.swarms, totals.leechers, totals.seeds
-                ),
-                Look::Plain,
-            ),
+            span(totals.to_string(), Look::Plain),
             span(
                 format!("  up {}", uptime(totals.uptime_seconds)),
                 Look::Faint,

@@ -74,7 +74,7 @@ fn press(screen: &mut Screen, code: KeyCode) -> Outcome {
 fn the_list_fits_eighty_columns() {
     let lines = screen().render(80, 8);
     let golden = "\
-10.0.1.100:15003  2 swarms, 3 downloads, 10 host copies, 1 origins  up 2 h
+10.0.1.100:15003  2 swarms, 3 downloads, 10 host copies, 1 origin  up 2 h
 
 IMAGE OR DIGEST                    SIZE  DOWN COPIES  PROGRESS
 team/app:v1 ?[31mevil           2.7 GiB     3      2  [#####.........]  37 % 1 s
@@ -94,7 +94,7 @@ fn enter_shows_the_hosts_those_in_trouble_first_and_escape_leads_back() {
     let lines = screen.render(100, 10);
     let golden = format!(
         "\
-10.0.1.100:15003  2 swarms, 3 downloads, 10 host copies, 1 origins  up 2 h
+10.0.1.100:15003  2 swarms, 3 downloads, 10 host copies, 1 origin  up 2 h
 
 team/app:v1 ?[31mevil  2.7 GiB  sha256:{:046}
 10.0.1.2:16001                                  [###...........]  25 %  STALLED 43 s     SW0001
