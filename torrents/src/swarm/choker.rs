@@ -2,19 +2,48 @@
 //!
 //! In a trusted swarm choking is not barter but order: a few peers at a time get whole pieces
 //! fast and can pass them on, instead of all getting crumbs. Slots are counted by peers that
-//! *use* them; turns end by bytes served, not by the clock; newcomers and those who lag go first; when places
-//! are free, peers are unchoked before they ask.
+//! *use* them; turns end by bytes served, not by the clock; newcomers and those who lag go first;
+//! when places are free, peers are unchoked before they ask.
 //!
-//! Pure: views in, changes out. Invariant: at most `slots` active peers are unchoked by a
-//! decision, and at most [`SPARE`] times as many in all.
+//! Whoever has little serves few: a crowd that starts together grows by doubling, and what many
+//! get at once is with each of them later than what few get one after the other. Whoever has
+//! much serves many, so that no line runs empty.
+//!
+//! Pure: views in, changes out. Invariant: a decision unchokes nobody beyond the [`Room`].
 
 use super::{Now, Slot};
 
 /// Unchoked peers for each slot: idle ones cost nothing but may come back all at once.
 const SPARE: usize = 4;
+/// The slots are all open from this part of the pieces on; at first only half of them are.
+const FULL_FROM: usize = 5;
 /// Peers that are so many pieces apart are not equals any more: those who lag go first, or the
 /// best connected would be done while the others starve.
 const PROGRESS: u32 = 32;
+
+/// How many may be unchoked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Active ones.
+    slots: usize,
+    /// Active and idle ones.
+    open: usize,
+}
+
+impl Room {
+    /// The room of one who has so many of all pieces.
+    pub(super) fn new(slots: usize, have: u32, total: u32) -> Self {
+        // In units of the part from which on all are open.
+        let total = (total as usize).max(1);
+        let have = (have as usize).saturating_mul(FULL_FROM).min(total);
+        let first = slots.div_ceil(2);
+        let grown = |full: usize| first + (full - first) * have / total;
+        Self {
+            slots: grown(slots),
+            open: grown(slots * SPARE),
+        }
+    }
+}
 
 /// What the choker sees of a peer.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +71,7 @@ pub(super) enum Change {
 }
 
 /// Decides who is choked and unchoked now.
-pub(super) fn decide(slots: usize, views: &[View], changes: &mut Vec<Change>) {
+pub(super) fn decide(room: Room, views: &[View], changes: &mut Vec<Change>) {
     let mut waiting: Vec<&View> = views
         .iter()
         .filter(|view| view.choked && view.interested && view.useful)
@@ -58,8 +87,8 @@ pub(super) fn decide(slots: usize, views: &[View], changes: &mut Vec<Change>) {
     let mut idle: Vec<&View> = open().filter(|view| !view.active).collect();
     idle.sort_unstable_by_key(|view| (view.interested, view.turned, view.slot));
     let mut idle = idle.into_iter();
-    while busy < slots && waiting.len() > 0 {
-        if total >= slots * SPARE {
+    while busy < room.slots && waiting.len() > 0 {
+        if total >= room.open {
             let Some(out) = idle.next() else {
                 break;
             };
@@ -82,7 +111,7 @@ pub(super) fn decide(slots: usize, views: &[View], changes: &mut Vec<Change>) {
         }
         changes.push(Change::Choke(out.slot));
         busy -= 1;
-        if busy < slots
+        if busy < room.slots
             && let Some(next) = waiting.next()
         {
             changes.push(Change::Unchoke(next.slot));
@@ -96,7 +125,7 @@ pub(super) fn decide(slots: usize, views: &[View], changes: &mut Vec<Change>) {
         .filter(|view| view.choked && !view.interested && view.useful)
         .collect();
     early.sort_unstable_by_key(|view| (view.pieces > 0, view.turned, view.slot));
-    let spare = slots.saturating_sub(total.max(busy));
+    let spare = room.slots.saturating_sub(total.max(busy));
     for next in early.into_iter().take(spare) {
         changes.push(Change::Unchoke(next.slot));
     }
@@ -124,7 +153,7 @@ mod tests {
     proptest! {
         #[test]
         fn decisions_keep_the_bounds(
-            slots in 1..6usize,
+            (slots, have) in (1..9usize, 0..=100u32),
             mut views in prop::collection::vec(any_view(), 0..40),
         ) {
             for (slot, view) in (0..).zip(&mut views) {
@@ -132,7 +161,8 @@ mod tests {
             }
             let before: Vec<bool> = views.iter().map(|view| !view.choked).collect();
             let mut open = before.clone();
-            for change in decided(slots, &views) {
+            let room = Room::new(slots, have, 100);
+            for change in decided(room, &views) {
                 let (slot, to) = match change {
                     Change::Choke(slot) => (slot, false),
                     Change::Unchoke(slot) => (slot, true),
@@ -147,12 +177,26 @@ mod tests {
             let all = || views.iter().zip(&open).zip(&before);
             let fresh = all().filter(|((_, open), before)| **open && !**before).count();
             let busy = all().filter(|((view, open), _)| **open && view.active).count();
-            prop_assert!(fresh == 0 || fresh + busy <= slots);
+            prop_assert!(fresh == 0 || fresh + busy <= room.slots);
             // Nobody waits while a place is free and room for one more.
             let waits = all().any(|((view, open), _)| !open && view.choked
                 && view.interested && view.useful);
             let total = open.iter().filter(|&&open| open).count();
-            prop_assert!(!waits || fresh + busy >= slots || total >= slots * SPARE);
+            prop_assert!(!waits || fresh + busy >= room.slots || total >= room.open);
+        }
+
+        #[test]
+        fn room_grows_from_half_to_all_slots(slots in 1..100usize, total in 1..3_000u32) {
+            let first = Room::new(slots, 0, total);
+            prop_assert_eq!((first.slots, first.open), (slots.div_ceil(2), slots.div_ceil(2)));
+            let mut before = first;
+            for have in 0..=total {
+                let room = Room::new(slots, have, total);
+                prop_assert!(room.slots >= before.slots && room.open >= before.open);
+                prop_assert!(room.open >= room.slots);
+                before = room;
+            }
+            prop_assert_eq!((before.slots, before.open), (slots, slots * SPARE));
         }
     }
 
@@ -169,16 +213,20 @@ mod tests {
         }
     }
 
-    fn decided(slots: usize, views: &[View]) -> Vec<Change> {
+    fn full(slots: usize) -> Room {
+        Room::new(slots, 1, 1)
+    }
+
+    fn decided(room: Room, views: &[View]) -> Vec<Change> {
         let mut changes = Vec::new();
-        decide(slots, views, &mut changes);
+        decide(room, views, &mut changes);
         changes
     }
 
     #[test]
     fn newcomers_get_the_free_places() {
         let views = [view(9), view(3), view(5)];
-        let changes = decided(2, &views);
+        let changes = decided(full(2), &views);
         assert_eq!(
             changes,
             [Change::Unchoke(Slot(3)), Change::Unchoke(Slot(5))]
@@ -193,8 +241,8 @@ mod tests {
             sated: true,
             ..view(1)
         };
-        assert_eq!(decided(1, &[served]), []);
-        let changes = decided(1, &[served, view(2)]);
+        assert_eq!(decided(full(1), &[served]), []);
+        let changes = decided(full(1), &[served, view(2)]);
         assert_eq!(changes, [Change::Choke(Slot(1)), Change::Unchoke(Slot(2))]);
     }
 
@@ -208,7 +256,10 @@ mod tests {
             useful: false,
             ..view(2)
         };
-        assert_eq!(decided(2, &[shy, useless]), [Change::Unchoke(Slot(1))]);
+        assert_eq!(
+            decided(full(2), &[shy, useless]),
+            [Change::Unchoke(Slot(1))]
+        );
     }
 
     #[test]
@@ -217,6 +268,9 @@ mod tests {
             choked: false,
             ..view(1)
         };
-        assert_eq!(decided(1, &[idle, view(2)]), [Change::Unchoke(Slot(2))]);
+        assert_eq!(
+            decided(full(1), &[idle, view(2)]),
+            [Change::Unchoke(Slot(2))]
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use rand::RngExt;
 
-use super::choker::{self, Change, View};
+use super::choker::{self, Change, Room, View};
 use super::session::Peer;
 use super::spread::{Errands, Spread};
 use super::{Action, Now, PeerKey, Slot, Swarm};
@@ -243,7 +243,8 @@ impl Swarm {
             pieces: peer.pieces.count(total),
             turned: peer.turned,
         }));
-        choker::decide(self.settings.upload_slots, &views, &mut changes);
+        let room = Room::new(self.settings.upload_slots, have, total);
+        choker::decide(room, &views, &mut changes);
         for &change in &changes {
             match change {
                 Change::Choke(slot) => self.choke(slot, now),
