@@ -19,7 +19,7 @@ use tokio_util::sync::DropGuard;
 use torrents::{Info, InfoHash, PeerId};
 
 use crate::content::Content;
-use crate::{listen, metadata};
+use crate::{listen, memory, metadata};
 
 pub use crate::status::{PeerStatus, Phase, Progress, TorrentStatus, Transfer};
 pub use crate::torrent::{Reader, Torrent, TorrentError};
@@ -112,6 +112,7 @@ impl Engine {
                 .clone()
                 .spawn(async move { listen::accept_task(core, listener).await });
         }
+        core.tasks.spawn(memory::keep_lean(Arc::clone(&core)));
         tracing::info!(addr = %local_addr, peer_id = %core.config.peer_id, "listening for peers");
         Ok(Self { core, _stop: stop })
     }

@@ -24,6 +24,7 @@ mod connection;
 mod dial;
 mod hashing;
 mod listen;
+mod memory;
 mod metadata;
 mod outbox;
 mod peer_task;

@@ -118,7 +118,7 @@ fn watch(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     #[allow(
         deprecated,
         reason = "its successor is unsafe because a type may change its descriptor under way; \
-                  std's listener never does, and this workspace has no unsafe code"
+                  std's listener never does, and this room has no unsafe code"
     )]
     AsyncFd::with_interest(listener, Interest::READABLE)
 }
