@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::simulate::SimulateArgs;
 use crate::config::{AgentOptions, HerdOptions, OriginOptions, TrackerOptions};
-use crate::units::Size;
+use crate::units::{Rate, Size};
 
 /// Container images over standard BitTorrent.
 ///
@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Watch a herd's swarms fill
     Top(TopArgs),
+    /// Show or change what an agent or origin of this host may send and receive, while it runs
+    Limit(LimitArgs),
     /// Simulate a flash crowd with the real swarm machines
     Simulate(Box<SimulateArgs>),
     /// Print the commented default configuration, or check a file
@@ -218,6 +220,26 @@ pub(crate) struct TopArgs {
     /// The herd to watch
     #[arg(long, env = "SWELL_HERD", value_name = "HOST")]
     pub(crate) herd: Option<String>,
+}
+
+/// `swell limit`.
+#[derive(Debug, Args)]
+pub(crate) struct LimitArgs {
+    /// One blob alone, by digest or info hash [default: the whole process]
+    #[arg(value_name = "BLOB")]
+    pub(crate) blob: Option<String>,
+    /// Bytes a second to peers at most, or `none`
+    #[arg(long, value_name = "SIZE|none")]
+    pub(crate) upload: Option<Rate>,
+    /// Bytes a second from peers and web seeds at most, or `none`
+    #[arg(long, value_name = "SIZE|none")]
+    pub(crate) download: Option<Rate>,
+    /// The API of the agent; of an origin it is port 15002
+    #[arg(long, default_value = "localhost:16002", value_name = "HOST:PORT")]
+    pub(crate) api: String,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `swell config`.

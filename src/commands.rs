@@ -3,6 +3,7 @@
 mod config;
 mod inspection;
 mod leech;
+mod limit;
 mod pull;
 mod roles;
 mod simulate;
@@ -27,6 +28,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Torrent(command) => torrent::run(command).await,
         Command::Status(args) => status::run(args).await,
         Command::Top(args) => top::run(args).await,
+        Command::Limit(args) => limit::run(args).await,
         Command::Simulate(args) => simulate::run(*args).await,
         Command::Config(command) => config::run(command),
     }

@@ -14,6 +14,10 @@ pub(crate) struct Size(pub(crate) u64);
 #[error("{0:?} is not a size; write 4096, 64KiB, 200MB or 1.5GiB")]
 pub(crate) struct InvalidSize(String);
 
+/// A limit: bytes a second, or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rate(pub(crate) Option<u64>);
+
 const UNITS: [(&str, u64); 13] = [
     ("", 1),
     ("b", 1),
@@ -62,6 +66,26 @@ impl FromStr for Size {
             reason = "digits and a dot are never negative, and the bound is checked above"
         )]
         Ok(Self(bytes as u64))
+    }
+}
+
+impl FromStr for Rate {
+    type Err = InvalidSize;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "none" | "unlimited" => Ok(Self(None)),
+            size => size.parse().map(|Size(bytes)| Self(Some(bytes))),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.pad("unlimited"),
+            Some(bytes) => f.pad(&format!("{}/s", Size(bytes))),
+        }
     }
 }
 
@@ -121,6 +145,16 @@ mod tests {
         for text in ["", "-1", "ten", "1.2.3MB", "99999999999TiB", "5 parsecs"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn rates_are_sizes_or_none() {
+        for (text, rate) in [("none", None), ("10MB", Some(10_000_000)), ("0", Some(0))] {
+            assert_eq!(text.parse::<Rate>().unwrap(), Rate(rate), "{text}");
+        }
+        assert!("some".parse::<Rate>().is_err());
+        assert_eq!(Rate(None).to_string(), "unlimited");
+        assert_eq!(Rate(Some(2 << 20)).to_string(), "2.0 MiB/s");
     }
 
     #[test]

@@ -253,6 +253,38 @@ fn killed_origin_and_agent_come_back_with_what_they_acknowledged() {
 }
 
 #[test]
+fn limits_are_changed_on_the_host_itself_alone() {
+    let lab = Lab::new(2);
+    let (one, two) = (lab.host(1), lab.host(2));
+    let _herd = herd(one);
+    let _agent = agent(two, one);
+    let all = |listed: &str| {
+        let row = listed.lines().find(|line| line.starts_with("all together"));
+        let words: Vec<String> = row.unwrap().split_whitespace().map(String::from).collect();
+        words[2..].join(" ")
+    };
+    let set = swell_ok(two, &["limit", "--upload", "2MiB"]);
+    assert_eq!(all(&set), "2.0 MiB/s unlimited");
+    let set = swell_ok(two, &["limit", "--download", "512KiB", "--upload", "none"]);
+    assert_eq!(all(&set), "unlimited 512.0 KiB/s");
+    assert_eq!(swell_ok(two, &["limit"]), set);
+
+    let origin = ["limit", "--api", "10.77.0.1:15002"];
+    let changed = [&origin[..], &["--upload", "1MiB"]].concat();
+    assert_eq!(all(&swell_ok(one, &changed)), "1.0 MiB/s unlimited");
+    assert_eq!(all(&swell_ok(two, &origin)), "1.0 MiB/s unlimited");
+    let refused = swell(two, &changed);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("from the host itself"), "{said}");
+    let nobodys = "ab".repeat(20);
+    let unknown = [&origin[..], &["--upload", "0", &nobodys]].concat();
+    let refused = swell(one, &unknown);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("no swarm of abab"), "{said}");
+}
+
+#[test]
 fn bad_input_gets_one_clear_sentence() {
     let lab = Lab::new(1);
     let one = lab.host(1);

@@ -21,6 +21,7 @@ use torrents::{Info, InfoHash, PeerId};
 use crate::content::Content;
 use crate::{listen, memory, metadata};
 
+pub use crate::limits::{Rates, RatesChange, RatesReport, TooManyLimits, TorrentRates};
 pub use crate::status::{PeerStatus, Phase, Progress, TorrentStatus, Transfer};
 pub use crate::torrent::{Reader, Torrent, TorrentError};
 pub use config::{Config, DownloadError, EngineError};
@@ -175,9 +176,33 @@ impl Engine {
         metadata::fetch(&self.core, info_hash, trackers, peers, within).await
     }
 
-    /// Changes the limits of the whole process.
-    pub fn set_limits(&self, upload: Option<u64>, download: Option<u64>) {
-        self.core.set_limits(upload, download);
+    /// The limits of the process, and of every torrent that has its own.
+    pub fn limits(&self) -> RatesReport {
+        RatesReport {
+            process: self.core.bandwidth.process().rates(),
+            torrents: self.core.bandwidth.all(),
+        }
+    }
+
+    /// Sets the limits of the whole process, from this moment on.
+    pub fn set_limits(&self, rates: Rates) {
+        self.core.bandwidth.process().set(rates);
+    }
+
+    /// Changes them.
+    pub fn change_limits(&self, change: RatesChange) {
+        let process = self.core.bandwidth.process();
+        process.set(process.rates().changed(change));
+    }
+
+    /// Changes the limits of one torrent, within those of the process, from this moment on. They
+    /// hold whenever it is live, until the engine ends.
+    pub fn change_torrent_limits(
+        &self,
+        info_hash: InfoHash,
+        change: RatesChange,
+    ) -> Result<(), TooManyLimits> {
+        self.core.bandwidth.change(info_hash, change)
     }
 
     /// Announces `stopped` (bounded in time), closes everything, joins every task.

@@ -13,7 +13,6 @@ pub mod announcer;
 pub mod content;
 pub mod engine;
 pub mod http;
-pub mod limits;
 pub mod store;
 pub mod webseed;
 
@@ -23,6 +22,7 @@ mod board;
 mod connection;
 mod dial;
 mod hashing;
+mod limits;
 mod listen;
 mod memory;
 mod metadata;
@@ -37,7 +37,8 @@ mod upload;
 pub use content::Content;
 pub use engine::{
     Config, Download, DownloadError, Engine, EngineError, Gate, Library, OpenGate, PeerStatus,
-    Phase, Progress, Reader, Seed, Torrent, TorrentError, TorrentStatus, Transfer,
+    Phase, Progress, Rates, RatesChange, RatesReport, Reader, Seed, TooManyLimits, Torrent,
+    TorrentError, TorrentRates, TorrentStatus, Transfer,
 };
 pub use store::LocalStore;
 

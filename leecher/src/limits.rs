@@ -1,323 +1,354 @@
-//! Token buckets for bandwidth, changeable while running; unlimited costs one atomic load.
+//! Bandwidth: the rates of the whole process and of single torrents, changeable while running.
 //!
-//! Bytes are counted twice, as two ever-growing odometers:
-//!
-//! ```text
-//!   granted ──▶ what the rate has let through by now; never more than a burst beyond `asked`
-//!   asked   ──▶ what all takers together have asked for, in the order they came
-//! ```
-//!
-//! Each `take` draws a ticket (the value of `asked` after it) and passes once `granted` has
-//! reached it: first come, first served, whoever asks for however much. A ticket that is given
-//! up returns its bytes to those behind it. Invariant: what passes in any span of time is at
-//! most rate × span + one burst (plus one request, which is never cut).
+//! Every byte of payload passes two limits each way, its torrent's and then the process's, so
+//! that a torrent that waits for itself takes nothing from the others. Invariant: rates set for
+//! a torrent outlive its task; what is dormant today is bound by them when it wakes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod bucket;
 
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
-/// How much may pass at once after a pause.
-const BURST: Duration = Duration::from_millis(250);
-/// Nobody sleeps longer without looking again, so that a tiny rate overflows no clock.
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+use serde::{Deserialize, Deserializer, Serialize};
+use torrents::InfoHash;
 
-/// A rate shared by many tasks.
-#[derive(Debug)]
-pub struct Limit {
-    limited: AtomicBool,
-    bucket: Mutex<Bucket>,
-    /// Wakes everyone who waits: the rate changed, or bytes came back.
-    changed: Notify,
+use crate::{locked, upload};
+
+use self::bucket::Limit;
+
+/// Torrents with rates of their own at most.
+const MAX_TORRENTS: usize = 10_000;
+
+/// Bytes a second; `None` is unlimited, and at 0 nothing passes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rates {
+    /// To peers.
+    pub upload: Option<u64>,
+    /// From peers and web seeds.
+    pub download: Option<u64>,
 }
 
-#[derive(Debug)]
-struct Bucket {
-    /// Bytes a second; `None` is unlimited.
-    rate: Option<u64>,
-    /// Bytes let through up to `since`; what came after it follows from the rate.
-    granted: u64,
-    since: Option<Instant>,
-    asked: u64,
+/// A change of rates: what is absent stays as it is, and null is unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RatesChange {
+    /// To peers.
+    #[serde(
+        default,
+        deserialize_with = "said",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub upload: Option<Option<u64>>,
+    /// From peers and web seeds.
+    #[serde(
+        default,
+        deserialize_with = "said",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub download: Option<Option<u64>>,
 }
 
-impl Limit {
-    /// Bytes a second; `None` is unlimited. At 0 nothing passes until the rate is changed.
-    pub fn new(rate: Option<u64>) -> Self {
+/// Tells null from absent.
+fn said<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<u64>>, D::Error> {
+    Option::deserialize(value).map(Some)
+}
+
+impl Rates {
+    fn is_unlimited(self) -> bool {
+        self == Self::default()
+    }
+
+    /// With what the change says.
+    #[must_use]
+    pub(crate) fn changed(self, change: RatesChange) -> Self {
         Self {
-            limited: AtomicBool::new(rate.is_some()),
-            bucket: Mutex::new(Bucket {
-                rate,
-                granted: burst(rate),
-                since: None,
-                asked: 0,
-            }),
-            changed: Notify::new(),
+            upload: change.upload.unwrap_or(self.upload),
+            download: change.download.unwrap_or(self.download),
         }
-    }
-
-    /// Changes the rate, also for those who wait.
-    pub fn set(&self, rate: Option<u64>) {
-        let mut bucket = self.lock();
-        if bucket.rate == rate {
-            return;
-        }
-        let now = Instant::now();
-        bucket.settle(now);
-        if bucket.rate.is_none() {
-            // Whoever still queues was free to pass already; start as full as a new one.
-            bucket.granted = bucket.asked.saturating_add(burst(rate));
-        }
-        bucket.rate = rate;
-        // What the old rate had begun to earn must not be counted at the new one.
-        bucket.since = Some(now);
-        self.limited.store(rate.is_some(), Ordering::Relaxed);
-        drop(bucket);
-        self.changed.notify_waiters();
-    }
-
-    /// The rate as it is set.
-    pub fn rate(&self) -> Option<u64> {
-        self.lock().rate
-    }
-
-    /// Waits until `bytes` may pass. Dropping the future gives the place up.
-    pub async fn take(&self, bytes: u64) {
-        if !self.limited.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut ticket = Ticket::draw(self, bytes);
-        loop {
-            // Registered before the look, so that no change between the two is missed.
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let Some(wait) = ticket.wait() else { return };
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = changed => {}
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Bucket> {
-        // Plain numbers, right after every statement.
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place in the queue.
-struct Ticket<'a> {
-    limit: &'a Limit,
-    bytes: u64,
-    /// Passes once this much is granted.
-    number: u64,
-    passed: bool,
+/// The rates of a process and of every torrent that has its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RatesReport {
+    /// Of all torrents together.
+    #[serde(flatten)]
+    pub process: Rates,
+    /// By info hash.
+    pub torrents: Vec<TorrentRates>,
 }
 
-impl<'a> Ticket<'a> {
-    fn draw(limit: &'a Limit, bytes: u64) -> Self {
-        let mut bucket = limit.lock();
-        bucket.settle(Instant::now());
-        bucket.asked = bucket.asked.saturating_add(bytes);
+/// The rates of one torrent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TorrentRates {
+    /// Which.
+    pub info_hash: InfoHash,
+    /// Its own, within those of the process.
+    #[serde(flatten)]
+    pub rates: Rates,
+}
+
+/// Too many torrents have rates of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{MAX_TORRENTS} torrents have limits of their own already")]
+pub struct TooManyLimits;
+
+/// Both ways of a process, or of one torrent.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    upload: Limit,
+    download: Limit,
+    /// Bytes of one upload at most: less than usual when the limit is low.
+    batch: AtomicU32,
+}
+
+impl Limits {
+    pub(crate) fn new(rates: Rates) -> Self {
         Self {
-            limit,
-            bytes,
-            number: bucket.asked,
-            passed: false,
+            upload: Limit::new(rates.upload),
+            download: Limit::new(rates.download),
+            batch: AtomicU32::new(batch(rates.upload)),
         }
     }
 
-    /// How long until it may pass; `None` is now.
-    fn wait(&mut self) -> Option<Duration> {
-        let mut bucket = self.limit.lock();
-        bucket.settle(Instant::now());
-        let wait = bucket.until(self.number);
-        self.passed = wait.is_none();
-        wait
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        if self.passed {
-            return;
-        }
-        let mut bucket = self.limit.lock();
-        bucket.granted = bucket.granted.saturating_add(self.bytes);
-        drop(bucket);
-        self.limit.changed.notify_waiters();
-    }
-}
-
-impl Bucket {
-    /// Brings `granted` up to `now`.
-    fn settle(&mut self, now: Instant) {
-        let Some(rate) = self.rate else {
-            self.since = None;
-            return;
-        };
-        let since = *self.since.get_or_insert(now);
-        let earned = earned(rate, now.saturating_duration_since(since));
-        let most = self.asked.saturating_add(burst(Some(rate)));
-        if self.granted.saturating_add(earned) >= most {
-            (self.granted, self.since) = (most, Some(now));
-        } else if earned > 0 {
-            // Time that earned no whole byte yet is kept.
-            self.granted += earned;
-            self.since = Some(since + worth(rate, earned));
-        }
+    pub(crate) fn set(&self, rates: Rates) {
+        self.upload.set(rates.upload);
+        self.download.set(rates.download);
+        self.batch.store(batch(rates.upload), Ordering::Relaxed);
     }
 
-    fn until(&self, number: u64) -> Option<Duration> {
-        let missing = number.saturating_sub(self.granted);
-        match self.rate {
-            None => None,
-            Some(_) if missing == 0 => None,
-            Some(0) => Some(LOOK_AGAIN),
-            Some(rate) => Some(worth(rate, missing).min(LOOK_AGAIN)),
+    pub(crate) fn rates(&self) -> Rates {
+        Rates {
+            upload: self.upload.rate(),
+            download: self.download.rate(),
         }
     }
 }
 
-fn burst(rate: Option<u64>) -> u64 {
-    rate.map_or(0, |rate| earned(rate, BURST))
+/// At a low limit a whole batch would come as a burst and then nothing for long.
+fn batch(limit: Option<u64>) -> u32 {
+    let tenth = limit.map_or(u64::from(upload::BATCH), |limit| limit / 10);
+    u32::try_from(tenth)
+        .unwrap_or(upload::BATCH)
+        .clamp(16 * 1024, upload::BATCH)
 }
 
-/// Whole bytes in a span of time.
-fn earned(rate: u64, span: Duration) -> u64 {
-    let bytes = u128::from(rate).saturating_mul(span.as_nanos()) / 1_000_000_000;
-    u64::try_from(bytes).unwrap_or(u64::MAX)
+/// What the payload of one torrent passes.
+#[derive(Debug, Clone)]
+pub(crate) struct Throttle {
+    torrent: Arc<Limits>,
+    process: Arc<Limits>,
 }
 
-/// The time some bytes take, rounded up so that a sleeper does not wake a moment early.
-fn worth(rate: u64, bytes: u64) -> Duration {
-    let nanos = (u128::from(bytes) * 1_000_000_000).div_ceil(u128::from(rate.max(1)));
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+impl Throttle {
+    /// Waits until so much may be sent.
+    pub(crate) async fn upload(&self, bytes: u64) {
+        self.torrent.upload.take(bytes).await;
+        self.process.upload.take(bytes).await;
+    }
+
+    /// Waits until more may be read after so much.
+    pub(crate) async fn download(&self, bytes: u64) {
+        self.torrent.download.take(bytes).await;
+        self.process.download.take(bytes).await;
+    }
+
+    /// Bytes of one upload at most.
+    pub(crate) fn batch(&self) -> u32 {
+        let of = |limits: &Limits| limits.batch.load(Ordering::Relaxed);
+        of(&self.torrent).min(of(&self.process))
+    }
+}
+
+/// The limits of an engine.
+#[derive(Debug)]
+pub(crate) struct Bandwidth {
+    process: Arc<Limits>,
+    /// Of torrents that are live or have rates of their own.
+    torrents: Mutex<HashMap<InfoHash, Arc<Limits>>>,
+}
+
+impl Bandwidth {
+    pub(crate) fn new(rates: Rates) -> Self {
+        Self {
+            process: Arc::new(Limits::new(rates)),
+            torrents: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn process(&self) -> &Limits {
+        &self.process
+    }
+
+    /// For the task of a torrent; [`release`](Self::release) follows when it is gone.
+    pub(crate) fn throttle(&self, info_hash: InfoHash) -> Throttle {
+        let mut torrents = locked(&self.torrents);
+        let torrent = torrents.entry(info_hash).or_insert_with(unlimited);
+        Throttle {
+            torrent: Arc::clone(torrent),
+            process: Arc::clone(&self.process),
+        }
+    }
+
+    /// Forgets what nobody uses and nobody set.
+    pub(crate) fn release(&self, info_hash: InfoHash) {
+        release(&mut locked(&self.torrents), info_hash);
+    }
+
+    /// Changes the rates of one torrent, live or not.
+    pub(crate) fn change(
+        &self,
+        info_hash: InfoHash,
+        change: RatesChange,
+    ) -> Result<(), TooManyLimits> {
+        let mut torrents = locked(&self.torrents);
+        let before = torrents.get(&info_hash).map(|limits| limits.rates());
+        let before = before.unwrap_or_default();
+        let rates = before.changed(change);
+        let set = || torrents.values().filter(|limits| is_set(limits)).count();
+        if before.is_unlimited() && !rates.is_unlimited() && set() >= MAX_TORRENTS {
+            return Err(TooManyLimits);
+        }
+        let limits = torrents.entry(info_hash).or_insert_with(unlimited);
+        limits.set(rates);
+        release(&mut torrents, info_hash);
+        Ok(())
+    }
+
+    /// Every torrent with rates of its own, by info hash.
+    pub(crate) fn all(&self) -> Vec<TorrentRates> {
+        let torrents = locked(&self.torrents);
+        let set = torrents.iter().filter(|(_, limits)| is_set(limits));
+        let mut all: Vec<_> = set
+            .map(|(&info_hash, limits)| TorrentRates {
+                info_hash,
+                rates: limits.rates(),
+            })
+            .collect();
+        all.sort_unstable_by_key(|torrent| torrent.info_hash);
+        all
+    }
+}
+
+fn unlimited() -> Arc<Limits> {
+    Arc::new(Limits::new(Rates::default()))
+}
+
+fn is_set(limits: &Limits) -> bool {
+    !limits.rates().is_unlimited()
+}
+
+fn release(torrents: &mut HashMap<InfoHash, Arc<Limits>>, info_hash: InfoHash) {
+    let limits = torrents.get(&info_hash);
+    if limits.is_some_and(|limits| Arc::strong_count(limits) == 1 && !is_set(limits)) {
+        torrents.remove(&info_hash);
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicU64;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use super::*;
 
-    const MIB: u64 = 1 << 20;
+    const SLOW: Rates = Rates {
+        upload: Some(1_000_000),
+        download: None,
+    };
+    const SLOWER: RatesChange = RatesChange {
+        upload: Some(Some(1_000_000)),
+        download: None,
+    };
+    const FREE: RatesChange = RatesChange {
+        upload: Some(None),
+        download: Some(None),
+    };
+    const ONE: InfoHash = InfoHash([1; 20]);
+    const OTHER: InfoHash = InfoHash([2; 20]);
 
-    async fn passed_after(limit: &Limit, bytes: &[u64]) -> Duration {
+    async fn sent_after(throttle: &Throttle, bytes: u64) -> Duration {
         let start = Instant::now();
-        for &bytes in bytes {
-            limit.take(bytes).await;
-        }
+        throttle.upload(bytes).await;
         start.elapsed()
     }
 
-    fn close(got: Duration, want: Duration) {
-        let off = got.abs_diff(want);
-        assert!(
-            off < Duration::from_millis(5),
-            "{got:?} is not about {want:?}"
-        );
+    #[tokio::test(start_paused = true)]
+    async fn a_torrents_rate_binds_it_alone_and_whenever_it_is_live() {
+        let bandwidth = Bandwidth::new(Rates::default());
+        let (one, other) = (bandwidth.throttle(ONE), bandwidth.throttle(OTHER));
+        bandwidth.change(ONE, SLOWER).unwrap();
+        assert!(sent_after(&one, 2_250_000).await >= Duration::from_secs(2));
+        assert_eq!(sent_after(&other, 1 << 30).await, Duration::ZERO);
+        assert_eq!(one.batch(), 100_000);
+        assert_eq!(other.batch(), upload::BATCH);
+
+        drop((one, other));
+        bandwidth.release(ONE);
+        bandwidth.release(OTHER);
+        assert_eq!(locked(&bandwidth.torrents).len(), 1);
+        let slow = TorrentRates {
+            info_hash: ONE,
+            rates: SLOW,
+        };
+        assert_eq!(bandwidth.all(), [slow]);
+        let again = bandwidth.throttle(ONE);
+        assert!(sent_after(&again, 1_250_000).await >= Duration::from_secs(1));
+
+        bandwidth.change(ONE, FREE).unwrap();
+        assert_eq!(sent_after(&again, 1 << 30).await, Duration::ZERO);
+        drop(again);
+        bandwidth.release(ONE);
+        assert!(locked(&bandwidth.torrents).is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_passes_at_once_and_then_the_rate_holds() {
-        let limit = Limit::new(Some(4 * MIB));
-        close(passed_after(&limit, &[MIB]).await, Duration::ZERO);
-        let got = passed_after(&limit, &vec![16 << 10; 4 * 64]).await;
-        close(got, Duration::from_secs(1));
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        let got = passed_after(&limit, &[MIB, MIB]).await;
-        close(got, Duration::from_millis(250));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_larger_than_the_burst_waits_for_the_rest_only() {
-        let limit = Limit::new(Some(4 * MIB));
-        close(
-            passed_after(&limit, &[9 * MIB]).await,
-            Duration::from_secs(2),
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn takers_share_the_rate_in_the_order_they_come() {
-        let limit = Arc::new(Limit::new(Some(MIB)));
-        let totals: Vec<_> = (0..8).map(|_| Arc::new(AtomicU64::new(0))).collect();
-        let tasks: Vec<_> = totals
-            .iter()
-            .map(|total| {
-                let (limit, total) = (limit.clone(), total.clone());
-                tokio::spawn(async move {
-                    loop {
-                        limit.take(16 << 10).await;
-                        total.fetch_add(16 << 10, Ordering::Relaxed);
-                    }
-                })
-            })
-            .collect();
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        tasks.iter().for_each(tokio::task::JoinHandle::abort);
-        let totals: Vec<_> = totals.iter().map(|t| t.load(Ordering::Relaxed)).collect();
-        let (least, most) = (totals.iter().min().unwrap(), totals.iter().max().unwrap());
-        // Whoever comes first finds the burst; from then on they take turns.
-        assert!(most - least <= MIB / 4 + (16 << 10), "unfair: {totals:?}");
-        let sum: u64 = totals.iter().sum();
-        assert!((20 * MIB..=21 * MIB).contains(&sum), "{sum} bytes in 20 s");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_changed_rate_reaches_those_who_wait() {
-        let limit = Arc::new(Limit::new(Some(0)));
+    async fn the_process_binds_all_torrents_together() {
+        let bandwidth = Bandwidth::new(SLOW);
+        let (one, other) = (bandwidth.throttle(ONE), bandwidth.throttle(OTHER));
         let start = Instant::now();
-        let waiter = tokio::spawn({
-            let limit = limit.clone();
-            async move { limit.take(2 * MIB).await }
-        });
-        tokio::time::sleep(Duration::from_secs(100)).await;
-        assert!(!waiter.is_finished(), "nothing passes at 0");
-        limit.set(Some(MIB));
-        waiter.await.unwrap();
-        close(start.elapsed(), Duration::from_secs(102));
-
-        let waiter = tokio::spawn({
-            let limit = limit.clone();
-            async move { limit.take(1 << 40).await }
-        });
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        limit.set(None);
-        waiter.await.unwrap();
-        close(start.elapsed(), Duration::from_secs(103));
-        limit.set(Some(MIB));
-        close(
-            passed_after(&limit, &[MIB / 2]).await,
-            Duration::from_millis(250),
-        );
+        tokio::join!(one.upload(1_250_000), other.upload(1_000_000));
+        assert!(start.elapsed() >= Duration::from_secs(2));
+        bandwidth.process().set(Rates::default());
+        assert_eq!(sent_after(&one, 1 << 30).await, Duration::ZERO);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_ticket_given_up_delays_nobody() {
-        let limit = Limit::new(Some(MIB));
-        let gave_up = tokio::time::timeout(Duration::from_secs(1), limit.take(1 << 40)).await;
-        assert!(gave_up.is_err());
-        let got = passed_after(&limit, &[MIB, MIB]).await;
-        assert!(got < Duration::from_millis(1_800), "{got:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_rate_loses_no_fractions() {
-        let limit = Arc::new(Limit::new(Some(3)));
-        let start = Instant::now();
-        for _ in 0..30 {
-            // Settles more often than a byte is earned.
-            limit.take(0).await;
-            limit.take(1).await;
+    #[test]
+    fn a_change_tells_null_from_absent() {
+        let change = |json: &str| serde_json::from_str::<RatesChange>(json);
+        let rates = SLOW.changed(change(r#"{"download": 7}"#).unwrap());
+        assert_eq!((rates.upload, rates.download), (SLOW.upload, Some(7)));
+        let rates = rates.changed(change(r#"{"upload": null}"#).unwrap());
+        assert_eq!((rates.upload, rates.download), (None, Some(7)));
+        for bad in [r#"{"up": 7}"#, r#"{"upload": -1}"#, r#"{"upload": "7"}"#] {
+            assert!(change(bad).is_err(), "{bad}");
         }
-        let got = start.elapsed();
-        assert!(got <= Duration::from_millis(10_050), "{got:?}");
-        assert!(got >= Duration::from_millis(9_500), "{got:?}");
+        let told = serde_json::to_string(&RatesChange {
+            upload: Some(None),
+            download: None,
+        });
+        assert_eq!(told.unwrap(), r#"{"upload":null}"#);
+    }
+
+    #[test]
+    fn torrents_with_rates_are_bounded() {
+        let bandwidth = Bandwidth::new(Rates::default());
+        let hash = |n: usize| {
+            let mut hash = InfoHash([0; 20]);
+            hash.0[..8].copy_from_slice(&n.to_be_bytes());
+            hash
+        };
+        for n in 0..MAX_TORRENTS {
+            bandwidth.change(hash(n), SLOWER).unwrap();
+        }
+        let one_more = hash(MAX_TORRENTS);
+        assert_eq!(bandwidth.change(one_more, SLOWER), Err(TooManyLimits));
+        bandwidth.change(one_more, FREE).unwrap();
+        bandwidth.change(hash(7), SLOWER).unwrap();
+        bandwidth.change(hash(7), FREE).unwrap();
+        bandwidth.change(one_more, SLOWER).unwrap();
+        assert_eq!(bandwidth.all().len(), MAX_TORRENTS);
     }
 }

@@ -19,6 +19,7 @@ use torrents::swarm::PeerKey;
 use torrents::wire::{Decoder, Frame, Message, WireError};
 
 use crate::engine::Core;
+use crate::limits::Throttle;
 use crate::slabs::Slabs;
 use crate::webseed::WebSeedError;
 
@@ -87,6 +88,7 @@ pub(crate) enum Gone {
 /// What the reader of a connection works with.
 pub(crate) struct Reader {
     pub(crate) core: Arc<Core>,
+    pub(crate) throttle: Throttle,
     pub(crate) peer: PeerKey,
     pub(crate) socket: OwnedReadHalf,
     pub(crate) decoder: Decoder,
@@ -182,7 +184,7 @@ impl Reader {
             return Err(error.into());
         }
         if payload > 0 {
-            self.core.download_limit.take(payload).await;
+            self.throttle.download(payload).await;
             self.core.hashers.room().await;
         }
         Ok(true)

@@ -39,6 +39,7 @@ use crate::connection::Connection;
 use crate::dial::DialFailure;
 use crate::engine::{Core, DownloadShare};
 use crate::hashing::Hashed;
+use crate::limits::Throttle;
 use crate::locked;
 use crate::peer_task::{Batch, FromPeer, Part};
 use crate::status::Source;
@@ -106,6 +107,7 @@ pub(crate) struct TorrentTask {
     commands: mpsc::Receiver<Command>,
     found: mpsc::Receiver<Vec<SocketAddr>>,
     announcer: Option<Announcer>,
+    throttle: Throttle,
     share: Option<DownloadShare>,
     downloads: watch::Receiver<usize>,
     tasks: JoinSet<Ended>,
@@ -167,6 +169,7 @@ impl TorrentTask {
             downloads: core.downloads(),
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
             armed: None,
+            throttle: core.bandwidth.throttle(shared.info.hash()),
             idle_since: None,
             on_demand: beginning.on_demand,
             ending: None,

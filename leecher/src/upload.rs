@@ -6,7 +6,6 @@
 //! the batch that is under way.
 
 use std::io::{self, IoSlice};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use torrents::{Block, Geometry};
 
 use crate::content::Content;
 use crate::engine::Core;
+use crate::limits::Throttle;
 use crate::locked;
 use crate::outbox::Outbox;
 use crate::peer_task::{FromPeer, Gone};
@@ -55,6 +55,7 @@ impl Buffers {
 /// What the writer of a connection works with.
 pub(crate) struct Writer {
     pub(crate) core: Arc<Core>,
+    pub(crate) throttle: Throttle,
     pub(crate) peer: PeerKey,
     pub(crate) socket: OwnedWriteHalf,
     pub(crate) outbox: Arc<Outbox>,
@@ -70,7 +71,7 @@ impl Writer {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut control, mut uploads) = (BytesMut::new(), Vec::new());
         loop {
-            let batch = self.core.upload_batch.load(Ordering::Relaxed);
+            let batch = self.throttle.batch();
             self.outbox.take(&mut control, &mut uploads, batch);
             if control.is_empty() && uploads.is_empty() {
                 self.outbox.wake.notified().await;
@@ -143,8 +144,8 @@ impl Writer {
         control: &mut BytesMut,
         ticks: &mut Interval,
     ) -> Result<(), Gone> {
-        let core = Arc::clone(&self.core);
-        let mut passed = std::pin::pin!(core.upload_limit.take(bytes));
+        let throttle = self.throttle.clone();
+        let mut passed = std::pin::pin!(throttle.upload(bytes));
         let outbox = Arc::clone(&self.outbox);
         loop {
             tokio::select! {

@@ -5,7 +5,7 @@
 mod harness;
 
 use harness::{Host, config, finished, sample, until};
-use leecher::{Config, Phase};
+use leecher::{Config, Phase, Rates, RatesChange};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leecher_gets_every_byte_from_a_seed() {
@@ -125,7 +125,7 @@ async fn a_download_resumes_where_a_killed_one_stopped() {
     let kept = u64::from(content.have().count()) * 65_536;
     assert!(kept >= 1_000_000, "{kept} bytes were kept");
     assert!(!content.have().is_full());
-    seed.engine.set_limits(None, None);
+    seed.engine.set_limits(Rates::default());
     let torrent = leech.leech(&sample.info, vec![seed.addr()]).await;
     finished(&torrent).await;
     assert!(torrent.transfer().downloaded <= 4_000_000 - kept + 65_536);
@@ -162,4 +162,57 @@ async fn starting_twice_joins_and_adds_peers() {
     finished(&first).await;
     assert_eq!(second.progress().borrow().phase, Phase::Seeding);
     assert_eq!(leech.engine.status().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torrent_with_a_limit_waits_and_the_others_do_not() {
+    const NOTHING: Option<Option<u64>> = Some(Some(0));
+    const UNLIMITED: Option<Option<u64>> = Some(None);
+    let samples = [sample(3_000_000, 65_536, 6), sample(3_000_000, 65_536, 7)];
+    let (seed, leech) = (Host::start().await, Host::start().await);
+    for (host, held, let_go) in [
+        (
+            &seed,
+            RatesChange {
+                upload: NOTHING,
+                download: None,
+            },
+            RatesChange {
+                upload: UNLIMITED,
+                download: None,
+            },
+        ),
+        (
+            &leech,
+            RatesChange {
+                upload: None,
+                download: NOTHING,
+            },
+            RatesChange {
+                upload: None,
+                download: UNLIMITED,
+            },
+        ),
+    ] {
+        let held_one = samples[0].info.hash();
+        host.engine.change_torrent_limits(held_one, held).unwrap();
+        let mut torrents = Vec::new();
+        for sample in &samples {
+            seed.shelf.put(sample, seed.dir.path());
+            torrents.push(leech.leech(&sample.info, vec![seed.addr()]).await);
+        }
+        finished(&torrents[1]).await;
+        let verified = torrents[0].progress().borrow().verified;
+        assert!(verified < 3_000_000, "all of it came at 0 bytes a second");
+        assert_eq!(host.engine.limits().torrents[0].info_hash, held_one);
+        host.engine.change_torrent_limits(held_one, let_go).unwrap();
+        finished(&torrents[0]).await;
+        assert!(host.engine.limits().torrents.is_empty());
+        for sample in &samples {
+            leech.engine.forget(sample.info.hash()).await;
+            assert!(leech.result(&sample.info) == sample.bytes);
+            std::fs::remove_file(leech.dir.path().join("out").join(sample.info.name())).unwrap();
+        }
+    }
+    leech.engine.shutdown().await;
 }

@@ -1,4 +1,5 @@
-//! The agent's own API: `GET /health`, `/readiness`, `/status`, `/metrics`.
+//! The agent's own API: `GET /health`, `/readiness`, `/status`, `/metrics`, `/limits`; and, from
+//! this host alone, `PATCH /limits` and `/limits/<digest or info hash>`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
-use oci::serve::Service;
+use leecher::{RatesChange, RatesReport};
+use oci::serve::{LIMITS_PATH, Service, limits_path, operator_wish};
+use oci::{ErrorCode, RegistryError};
 use tokio::time::Instant;
 
 use crate::agent::Addrs;
@@ -33,8 +36,16 @@ pub(crate) struct Api {
 
 impl Service for Api {
     async fn call(&self, request: Request<Body>) -> Response {
+        if request.method() == Method::PATCH
+            && let Some(which) = limits_path(request.uri().path())
+        {
+            let which = which.map(str::to_owned);
+            let done = self.limit(which.as_deref(), request).await;
+            return done.map_or_else(IntoResponse::into_response, IntoResponse::into_response);
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return (StatusCode::METHOD_NOT_ALLOWED, "this API is read-only\n").into_response();
+            let message = "only PATCH /limits changes anything here\n";
+            return (StatusCode::METHOD_NOT_ALLOWED, message).into_response();
         }
         match request.uri().path().trim_end_matches('/') {
             "/health" => "OK\n".into_response(),
@@ -44,8 +55,9 @@ impl Service for Api {
             },
             "/status" => axum::Json(self.status().await).into_response(),
             "/metrics" => self.metrics().await,
+            LIMITS_PATH => axum::Json(self.shim.engine.limits()).into_response(),
             _ => {
-                let pages = "here are /health, /readiness, /status and /metrics\n";
+                let pages = "here are /health, /readiness, /status, /metrics and /limits\n";
                 (StatusCode::NOT_FOUND, pages).into_response()
             }
         }
@@ -59,6 +71,23 @@ impl Api {
             addrs,
             ready: Arc::default(),
         }
+    }
+
+    /// Changes the limits of the process, or of one torrent.
+    async fn limit(
+        &self,
+        which: Option<&str>,
+        request: Request<Body>,
+    ) -> Result<axum::Json<RatesReport>, RegistryError> {
+        let change: RatesChange = operator_wish(request, self.addrs.api).await?;
+        let engine = &self.shim.engine;
+        match which {
+            None => engine.change_limits(change),
+            Some(which) => engine
+                .change_torrent_limits(self.shim.info_hash_of(which)?, change)
+                .map_err(|error| RegistryError::new(ErrorCode::Unavailable, error.to_string()))?,
+        }
+        Ok(axum::Json(engine.limits()))
     }
 
     /// Whether anything can be fetched: a herd or a tracker answers.

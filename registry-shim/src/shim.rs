@@ -13,6 +13,7 @@ use oci::{Blob, BytesBlob, Digest, ErrorCode, FileBlob, Flights, RegistryError, 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use torrents::InfoHash;
 
 use crate::body::{LocalBlob, SwarmBlob};
 use crate::config::Config;
@@ -223,6 +224,26 @@ impl Shim {
 
     pub(crate) fn leave(&self, digest: &Digest) {
         self.active().remove(digest);
+    }
+
+    /// The swarm an operator means: one that is here, by digest or info hash.
+    pub(crate) fn info_hash_of(&self, named: &str) -> Result<InfoHash, RegistryError> {
+        let store = self.around.shelf.store();
+        let found = if let Ok(info_hash) = named.parse() {
+            let here =
+                self.engine.torrent(info_hash).is_some() || store.by_info_hash(info_hash).is_some();
+            here.then_some(info_hash)
+        } else {
+            let digest: Digest = named.parse()?;
+            let record = self.ledger.find(&digest);
+            let live = record.and_then(|record| record.info_hash());
+            let stored = || store.get(&digest.torrent_name())?.info_hash;
+            live.or_else(stored)
+        };
+        found.ok_or_else(|| {
+            let message = format!("no swarm of {named} is here");
+            RegistryError::new(ErrorCode::BlobUnknown, message)
+        })
     }
 
     /// What the downloads under way will take.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use harness::{DEADLINE, World, error_code, files_below, info_of, named_info, noise};
+use leecher::Rates;
 use oci::Digest;
 use registry_shim::status::{BlobPhase, HerdState};
 use registry_shim::{Agent, AgentError};
@@ -292,14 +293,17 @@ async fn a_restart_keeps_what_is_complete_and_resumes_what_is_not() {
     agent
         .until(&whole_digest, |b| b.phase == BlobPhase::Complete)
         .await;
-    world.origin.engine.set_limits(Some(MIB as u64), None);
+    world.origin.engine.set_limits(Rates {
+        upload: Some(MIB as u64),
+        ..Rates::default()
+    });
     let reading = agent.blob("team/app", &half_digest).await;
     agent
         .until(&half_digest, |b| b.verified >= MIB as u64)
         .await;
     drop(reading);
     agent.agent.shutdown().await;
-    world.origin.engine.set_limits(None, None);
+    world.origin.engine.set_limits(Rates::default());
 
     let agent = world.agent("agent").await;
     let peer = agent.agent.addrs().peer;

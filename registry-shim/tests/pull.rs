@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use harness::{DEADLINE, World, error_code, info_of, json, noise};
+use leecher::Rates;
 use oci::Digest;
 use registry_shim::status::BlobPhase;
 use reqwest::StatusCode;
@@ -54,7 +55,10 @@ async fn an_image_travels_from_origin_to_agent_to_agent() {
         }
     };
     timeout(DEADLINE, known).await.unwrap();
-    world.origin.engine.set_limits(Some(64 << 10), None);
+    world.origin.engine.set_limits(Rates {
+        upload: Some(64 << 10),
+        ..Rates::default()
+    });
     world.origin.table.no_web_seed.store(true, Ordering::SeqCst);
     let got = two.blob("team/app", &large).await.bytes().await.unwrap();
     assert_eq!(got, layers[0]);
@@ -126,7 +130,10 @@ async fn ranges_are_answered_while_the_rest_is_still_missing() {
     let layer = noise(5, 6 * MIB);
     let digest = world.blob("team/app", layer.clone()).await;
     world.origin.table.no_web_seed.store(true, Ordering::SeqCst);
-    world.origin.engine.set_limits(Some(MIB as u64), None);
+    world.origin.engine.set_limits(Rates {
+        upload: Some(MIB as u64),
+        ..Rates::default()
+    });
     let agent = world.agent("agent").await;
 
     let mut front = agent.blob("team/app", &digest).await.bytes_stream();
@@ -150,7 +157,7 @@ async fn ranges_are_answered_while_the_rest_is_still_missing() {
     // A client that was cut resumes to the end while the first goes on.
     let resumed = agent.range("team/app", &digest, "1000000-").await;
     assert_eq!(resumed.content_length(), Some(total as u64 - 1_000_000));
-    world.origin.engine.set_limits(None, None);
+    world.origin.engine.set_limits(Rates::default());
     let resumed = timeout(DEADLINE, resumed.bytes()).await.unwrap().unwrap();
     assert!(resumed == layer.slice(1_000_000..));
     let beyond = agent.range("team/app", &digest, "99999999-").await;
@@ -328,5 +335,60 @@ async fn accept_is_passed_on_as_the_client_said_it() {
     assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
     assert_eq!(*world.origin.table.accept.lock().unwrap(), types);
     assert!(world.origin.table.manifests_asked.load(Ordering::SeqCst) > 0);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn limits_change_while_a_layer_comes() {
+    let world = World::new().await;
+    let layer = noise(31, 3 * MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    let agent = world.agent("agent").await;
+    let limits = format!("http://{}/limits", agent.agent.addrs().api);
+    let change = async |url: String, body: &'static str| {
+        let sent = agent.http.patch(url).body(body).send().await;
+        sent.unwrap()
+    };
+    let set = change(limits.clone(), r#"{"download": 400000, "upload": 5}"#).await;
+    assert_eq!(set.status(), StatusCode::OK);
+    let mut body = agent.blob("team/app", &digest).await.bytes_stream();
+    agent.until(&digest, |b| b.verified > 0).await;
+    let one = format!("{limits}/{digest}");
+    let set = change(one, r#"{"upload": 7}"#).await;
+    let told: serde_json::Value = json(set).await;
+    assert_eq!(told["upload"], 5);
+    assert_eq!(told["torrents"][0]["upload"], 7);
+    assert_eq!(told["torrents"][0]["download"], serde_json::Value::Null);
+    let hash = told["torrents"][0]["info_hash"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(hash, info_of(&layer).hash().to_string());
+    let status = agent.blob_status(&digest).await.unwrap();
+    assert!(status.verified < 3 * MIB as u64, "{status:?}");
+
+    let set = change(limits.clone(), r#"{"download": null}"#).await;
+    assert_eq!(set.status(), StatusCode::OK);
+    let mut got = Vec::new();
+    while let Some(chunk) = timeout(DEADLINE, body.next()).await.unwrap() {
+        got.extend_from_slice(&chunk.unwrap());
+    }
+    assert!(got == layer);
+    let set = change(format!("{limits}/{hash}"), r#"{"upload": null}"#).await;
+    let told: serde_json::Value = json(set).await;
+    assert_eq!(told["torrents"], serde_json::json!([]));
+
+    let unknown = format!("{limits}/{}", Digest::sha256_of(b"never seen"));
+    let refused = change(unknown, r#"{"upload": 7}"#).await;
+    assert_eq!(refused.status(), StatusCode::NOT_FOUND);
+    for bad in ["", "{", r#"{"upload": -1}"#, r#"{"uploads": 7}"#] {
+        let refused = change(limits.clone(), bad).await;
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{bad}");
+    }
+    let told: serde_json::Value = json(agent.api("/limits").await).await;
+    assert_eq!(
+        told,
+        serde_json::json!({"upload": 5, "download": null, "torrents": []})
+    );
     agent.agent.shutdown().await;
 }

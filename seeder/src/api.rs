@@ -1,7 +1,8 @@
-//! The origin's own port: `.torrent` files by digest, the web seed, health, readiness, metrics
-//! and status. The paths of the first two are spelled in [`oci::origin_api`].
+//! The origin's own port: `.torrent` files by digest, the web seed, health, readiness, metrics,
+//! status and, changed from this host alone, limits. The paths of the first two are spelled in [`oci::origin_api`].
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -13,11 +14,12 @@ use axum::http::header::{
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use leecher::{Engine, Phase};
+use leecher::{Engine, Phase, RatesChange};
 use oci::origin_api::{LENGTH_HEADER, PEER_HEADER};
 use oci::route::{Route, query_value};
-use oci::serve::{Service, caller, read};
+use oci::serve::{LIMITS_PATH, Service, caller, limits_path, operator_wish, read};
 use oci::{Action, Caller, Digest, ErrorCode, RegistryError, RepoName};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::metrics::Standing;
@@ -30,6 +32,8 @@ pub(crate) struct ApiPort {
     pub(crate) registry: Arc<Registry>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) engine: Engine,
+    /// Where it listens.
+    pub(crate) addr: SocketAddr,
 }
 
 type Answer = Result<Response, RegistryError>;
@@ -37,7 +41,9 @@ type Answer = Result<Response, RegistryError>;
 impl Service for ApiPort {
     async fn call(&self, request: Request) -> Response {
         let is_head = request.method() == Method::HEAD;
-        if !is_head && request.method() != Method::GET {
+        let changes =
+            request.method() == Method::PATCH && limits_path(request.uri().path()).is_some();
+        if !is_head && !changes && request.method() != Method::GET {
             let message = format!("{} is not possible here", request.method());
             return RegistryError::new(ErrorCode::Unsupported, message).into_response();
         }
@@ -64,19 +70,42 @@ impl ApiPort {
         if let Some(digest) = path.strip_prefix("/blobs/") {
             return self.blob(digest, request).await;
         }
+        if request.method() == Method::PATCH
+            && let Some(which) = limits_path(&path)
+        {
+            return self.limit(which, request).await;
+        }
         match path.as_str() {
+            LIMITS_PATH => Ok(json_response(&self.engine.limits())),
             "/health" => Ok(plain(StatusCode::OK, "OK\n".into())),
             "/readiness" => Ok(self.readiness()),
             "/metrics" => self.metrics().await,
             "/status" => Ok(self.status().await),
             _ => {
                 let message = format!(
-                    "there is nothing at {path}; there are /torrents/<digest>, /blobs/<digest>, /health, /readiness, /metrics and /status"
+                    "there is nothing at {path}; there are /torrents/<digest>, /blobs/<digest>, /health, /readiness, /metrics, /status and /limits"
                 );
                 Err(RegistryError::new(ErrorCode::Unsupported, message)
                     .with_status(StatusCode::NOT_FOUND))
             }
         }
+    }
+
+    /// Changes the limits of the process, or of the swarms of one blob.
+    async fn limit(&self, which: Option<&str>, request: Request) -> Answer {
+        let change: RatesChange = operator_wish(request, self.addr).await?;
+        match which {
+            None => self.engine.change_limits(change),
+            Some(which) => {
+                for swarm in self.registry.publisher().swarms(&decoded(which))? {
+                    let changed = self.engine.change_torrent_limits(swarm, change);
+                    changed.map_err(|error| {
+                        RegistryError::new(ErrorCode::Unavailable, error.to_string())
+                    })?;
+                }
+            }
+        }
+        Ok(json_response(&self.engine.limits()))
     }
 
     async fn torrent(&self, name: &str, caller: &Caller, request: &Parts) -> Answer {
@@ -208,10 +237,7 @@ impl ApiPort {
             "trackers": self.registry.publisher().trackers(),
             "torrents": torrents,
         });
-        let mut response = plain(StatusCode::OK, status.to_string());
-        let json = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(CONTENT_TYPE, json);
-        response
+        json_response(&status)
     }
 
     fn standing(&self, torrents: &[leecher::TorrentStatus]) -> Standing {
@@ -249,6 +275,10 @@ pub(crate) fn decoded(segment: &str) -> String {
 
 pub(crate) fn plain(status: StatusCode, text: String) -> Response {
     (status, text).into_response()
+}
+
+fn json_response(body: &impl Serialize) -> Response {
+    axum::Json(body).into_response()
 }
 
 fn ascii(text: &str) -> HeaderValue {

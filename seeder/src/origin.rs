@@ -285,6 +285,7 @@ impl Ports {
             registry: Arc::clone(&registry),
             sessions,
             engine,
+            addr: self.addrs.api,
         };
         let limits = serve::Limits {
             stalled_read: bounds.body_idle,

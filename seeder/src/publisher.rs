@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leecher::Engine;
-use oci::{Digest, RepoName, Tag};
+use oci::{Digest, ErrorCode, RegistryError, RepoName, Tag};
+use torrents::InfoHash;
 
 use crate::ledger::Change;
 use crate::registrar::{Registrar, TrackerStatus};
@@ -91,6 +92,21 @@ impl Publisher {
     /// Torrents seeded.
     pub(crate) fn seeded(&self) -> usize {
         self.shelf.len()
+    }
+
+    /// The swarms an operator means: those that are fed, by digest or info hash.
+    pub(crate) fn swarms(&self, named: &str) -> Result<Vec<InfoHash>, RegistryError> {
+        let swarms = if let Ok(info_hash) = named.parse() {
+            let fed = self.shelf.registration(info_hash);
+            fed.map(|_| info_hash).into_iter().collect()
+        } else {
+            self.shelf.swarms(&named.parse()?)
+        };
+        if swarms.is_empty() {
+            let message = format!("no swarm of {named} is fed here");
+            return Err(RegistryError::new(ErrorCode::BlobUnknown, message));
+        }
+        Ok(swarms)
     }
 
     fn note(&self, change: Change) {

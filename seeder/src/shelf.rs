@@ -61,9 +61,7 @@ impl Shelf {
     pub(crate) fn remove(&self, digest: &Digest) -> Vec<InfoHash> {
         let mut table = self.table_mut();
         table.names.remove(digest);
-        // One as a rule, two after a torrent was made anew.
-        let of_it = |(hash, entry): (&InfoHash, &Entry)| (entry.digest == *digest).then_some(*hash);
-        let hashes: Vec<_> = table.torrents.iter().filter_map(of_it).collect();
+        let hashes = table.swarms(digest);
         for hash in &hashes {
             table.torrents.remove(hash);
         }
@@ -84,6 +82,11 @@ impl Shelf {
     /// How many torrents there are.
     pub(crate) fn len(&self) -> usize {
         self.table().torrents.len()
+    }
+
+    /// The swarms of a digest.
+    pub(crate) fn swarms(&self, digest: &Digest) -> Vec<InfoHash> {
+        self.table().swarms(digest)
     }
 
     /// What to tell a tracker about a torrent; `None` when it is not seeded.
@@ -131,6 +134,12 @@ impl Shelf {
 }
 
 impl Table {
+    /// One as a rule, two after a torrent was made anew.
+    fn swarms(&self, digest: &Digest) -> Vec<InfoHash> {
+        let of_it = |(hash, entry): (&InfoHash, &Entry)| (entry.digest == *digest).then_some(*hash);
+        self.torrents.iter().filter_map(of_it).collect()
+    }
+
     fn registration(&self, info_hash: InfoHash, entry: &Entry) -> Registration {
         let names = self.names.get(&entry.digest).map_or(&[][..], Vec::as_slice);
         Registration {

@@ -310,3 +310,36 @@ async fn moving_a_tag_is_never_seen_half_done() {
         "{verdicts:?}"
     );
 }
+
+#[tokio::test]
+async fn limits_change_while_it_runs() {
+    let bed = bed().await;
+    let digest = bed.push("team/app", noise(41, 300_000)).await;
+    let limits = format!("http://{}/limits", bed.origin.addrs().api);
+    let change = async |url: String, body: &'static str| {
+        let sent = bed.client.patch(url).body(body).send().await;
+        sent.unwrap()
+    };
+    let set = change(limits.clone(), r#"{"upload": 1000000}"#).await;
+    assert_eq!(set.status(), 200);
+    let told = json_of(change(format!("{limits}/{digest}"), r#"{"upload": 7}"#).await).await;
+    assert_eq!(told["upload"], 1_000_000);
+    assert_eq!(told["torrents"][0]["upload"], 7);
+    let hash = told["torrents"][0]["info_hash"].as_str().unwrap();
+    let told = json_of(change(format!("{limits}/{hash}"), r#"{"upload": null}"#).await).await;
+    assert_eq!(told["torrents"], json!([]));
+    let unknown = format!("{limits}/{}", Digest::sha256_of(b"never pushed"));
+    assert_eq!(change(unknown, r#"{"upload": 7}"#).await.status(), 404);
+    assert_eq!(
+        change(limits.clone(), r#"{"upload": "fast"}"#)
+            .await
+            .status(),
+        400
+    );
+    assert_eq!(change(format!("{limits}s"), "{}").await.status(), 405);
+    let told = json_of(bed.api("/limits").await).await;
+    assert_eq!(
+        told,
+        json!({"upload": 1_000_000, "download": null, "torrents": []})
+    );
+}

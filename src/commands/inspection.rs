@@ -240,18 +240,28 @@ pub(crate) fn client() -> Result<reqwest::Client, Failure> {
 
 /// A JSON document.
 pub(crate) async fn ask(client: &reqwest::Client, url: &str) -> Result<Value, Failure> {
+    answer(client.get(url), url).await
+}
+
+/// The JSON document a request is answered with, or what the answer complains of.
+pub(crate) async fn answer(request: reqwest::RequestBuilder, url: &str) -> Result<Value, Failure> {
     let failed = |error: reqwest::Error| {
         Failure::new(format!("cannot ask {url}: {}", cause(&error)))
-            .hint("is it running, and is the host right? see --herd and --agent")
+            .hint("is it running, and are host and port right?")
     };
-    let reply = client
-        .get(url)
-        .send()
-        .await
-        .and_then(reqwest::Response::error_for_status)
-        .map_err(failed)?;
-    serde_json::from_slice(&reply.bytes().await.map_err(failed)?)
-        .map_err(|error| Failure::new(format!("{url} did not answer in JSON: {error}")))
+    let reply = request.send().await.map_err(failed)?;
+    let status = reply.status();
+    let body = reply.bytes().await.map_err(failed)?;
+    let json = serde_json::from_slice::<Value>(&body);
+    if !status.is_success() {
+        let told = json.ok();
+        let told = told
+            .as_ref()
+            .and_then(|json| json["errors"][0]["message"].as_str());
+        let why = told.map_or_else(|| status.to_string(), plain);
+        return Err(Failure::new(format!("{url}: {why}")));
+    }
+    json.map_err(|error| Failure::new(format!("{url} did not answer in JSON: {error}")))
 }
 
 /// The innermost cause says most: "connection refused", not "error sending request".

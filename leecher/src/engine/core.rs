@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
@@ -19,12 +18,12 @@ use crate::announcer::{Announcement, Announcer, SeedAnnouncer, SeedIdentity, Tot
 use crate::connection::Connection;
 use crate::content::Content;
 use crate::hashing::HashPool;
-use crate::limits::Limit;
+use crate::limits::{Bandwidth, Rates};
 use crate::slabs::Slabs;
 use crate::status::Phase;
 use crate::torrent::{Command, Shared, Torrent, TorrentError};
 use crate::torrent_task::{Beginning, TorrentTask};
-use crate::upload::{self, Buffers};
+use crate::upload::Buffers;
 use crate::{http, locked};
 
 /// Locks that make opening a torrent single flight; hashes share them.
@@ -42,10 +41,7 @@ pub(crate) struct Core {
     pub(crate) hashers: HashPool,
     pub(crate) slabs: Slabs,
     pub(crate) buffers: Buffers,
-    pub(crate) upload_limit: Limit,
-    pub(crate) download_limit: Limit,
-    /// Bytes of one upload at most: less than usual when a limit is low.
-    pub(crate) upload_batch: AtomicU32,
+    pub(crate) bandwidth: Bandwidth,
     /// Connections that may still be opened.
     pub(crate) places: Arc<Semaphore>,
     /// Zero of the machines' clocks.
@@ -120,9 +116,10 @@ impl Core {
             hashers: HashPool::start().map_err(EngineError::Threads)?,
             slabs: Slabs::new(config.memory),
             buffers: Buffers::default(),
-            upload_limit: Limit::new(config.upload_limit),
-            download_limit: Limit::new(config.download_limit),
-            upload_batch: AtomicU32::new(upload_batch(config.upload_limit)),
+            bandwidth: Bandwidth::new(Rates {
+                upload: config.upload_limit,
+                download: config.download_limit,
+            }),
             places: Arc::new(Semaphore::new(
                 config.max_connections.min(Semaphore::MAX_PERMITS),
             )),
@@ -142,13 +139,6 @@ impl Core {
 
     pub(crate) fn announced_addr(&self) -> SocketAddr {
         announced_addr(&self.config, self.local_addr)
-    }
-
-    pub(super) fn set_limits(&self, upload: Option<u64>, download: Option<u64>) {
-        self.upload_limit.set(upload);
-        self.download_limit.set(download);
-        self.upload_batch
-            .store(upload_batch(upload), Ordering::Relaxed);
     }
 
     /// A share of the memory for one more download.
@@ -361,6 +351,7 @@ impl Core {
         if let (true, Some(trackers)) = (shared.announced, trackers) {
             self.announce_dormant(info_hash, &trackers);
         }
+        self.bandwidth.release(info_hash);
         shared.ended.cancel();
     }
 
@@ -417,12 +408,4 @@ fn totals(shared: &Shared) -> Totals {
             Phase::Seeding | Phase::Failed => 0,
         },
     }
-}
-
-/// At a low limit a whole batch would come as a burst and then nothing for long.
-fn upload_batch(limit: Option<u64>) -> u32 {
-    let tenth = limit.map_or(u64::from(upload::BATCH), |limit| limit / 10);
-    u32::try_from(tenth)
-        .unwrap_or(upload::BATCH)
-        .clamp(16 * 1024, upload::BATCH)
 }

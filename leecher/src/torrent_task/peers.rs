@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use torrents::swarm::{Event, PeerKey, PeerKind, Reason};
@@ -123,6 +124,30 @@ impl TorrentTask {
         }
     }
 
+    fn reader(&self, peer: PeerKey, socket: OwnedReadHalf, fast: bool, extended: bool) -> Reader {
+        Reader {
+            core: Arc::clone(&self.core),
+            throttle: self.throttle.clone(),
+            peer,
+            socket,
+            decoder: Decoder::new(*self.shared.info.geometry(), fast, extended),
+            to_torrent: self.to_us.clone(),
+        }
+    }
+
+    fn writer(&self, peer: PeerKey, socket: OwnedWriteHalf, outbox: Arc<Outbox>) -> Writer {
+        Writer {
+            core: Arc::clone(&self.core),
+            throttle: self.throttle.clone(),
+            peer,
+            socket,
+            outbox,
+            content: Arc::clone(&self.shared.content),
+            geometry: *self.shared.info.geometry(),
+            to_torrent: self.to_us.clone(),
+        }
+    }
+
     /// Both handshakes are done: starts the two tasks and introduces the peer to the machine.
     pub(super) fn connected(&mut self, connection: Connection) {
         let peer = self.next_key();
@@ -136,23 +161,9 @@ impl TorrentTask {
         tracing::debug!(%addr, id = %handshake.peer_id, inbound, "peer connected");
         let (fast, extended) = (handshake.fast, handshake.extended);
         let (read_half, write_half) = stream.into_split();
-        let (core, outbox) = (Arc::clone(&self.core), Arc::new(Outbox::default()));
-        let reader = Reader {
-            core: Arc::clone(&core),
-            peer,
-            socket: read_half,
-            decoder: Decoder::new(*self.shared.info.geometry(), fast, extended),
-            to_torrent: self.to_us.clone(),
-        };
-        let writer = Writer {
-            core,
-            peer,
-            socket: write_half,
-            outbox: Arc::clone(&outbox),
-            content: Arc::clone(&self.shared.content),
-            geometry: *self.shared.info.geometry(),
-            to_torrent: self.to_us.clone(),
-        };
+        let outbox = Arc::new(Outbox::default());
+        let reader = self.reader(peer, read_half, fast, extended);
+        let writer = self.writer(peer, write_half, Arc::clone(&outbox));
         let wire = Wire {
             addr,
             listen: (!inbound).then_some(addr),

@@ -17,6 +17,7 @@ use torrents::swarm::{Event, PeerKey, PeerKind};
 use super::peers::Peer;
 use super::{Ended, TorrentTask};
 use crate::engine::Core;
+use crate::limits::Throttle;
 use crate::peer_task::{Batch, FromPeer, Gone};
 use crate::webseed;
 
@@ -148,6 +149,7 @@ impl TorrentTask {
         };
         let fetcher = Fetcher {
             core: Arc::clone(&self.core),
+            throttle: self.throttle.clone(),
             url: Arc::clone(&web.seed.url),
             peer,
             to_torrent: self.to_us.clone(),
@@ -181,6 +183,7 @@ impl TorrentTask {
 /// One range request.
 struct Fetcher {
     core: Arc<Core>,
+    throttle: Throttle,
     url: Arc<str>,
     peer: PeerKey,
     to_torrent: mpsc::Sender<FromPeer>,
@@ -199,7 +202,7 @@ impl Fetcher {
         let mut batch = Batch::new(self.peer);
         while let Some(chunk) = body.next().await {
             let chunk = chunk?;
-            self.core.download_limit.take(chunk.len() as u64).await;
+            self.throttle.download(chunk.len() as u64).await;
             slab.extend_from_slice(&chunk);
             while let Some(block) = due.next_if(|block| slab.len() >= block.len as usize) {
                 batch.push_block(block, slab.split_to(block.len as usize).freeze());
