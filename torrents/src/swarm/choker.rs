@@ -15,11 +15,12 @@ use super::{Now, Slot};
 
 /// Unchoked peers for each slot: idle ones cost nothing but may come back all at once.
 const SPARE: usize = 4;
-/// The slots are all open from this part of the pieces on; at first only half of them are.
-const FULL_FROM: usize = 5;
+/// The slots are all open from two fifths of the pieces on; at first only half of them are.
+const FULL_FROM: (usize, usize) = (2, 5);
 /// Peers that are so many pieces apart are not equals any more: those who lag go first, or the
-/// best connected would be done while the others starve.
-const PROGRESS: u32 = 32;
+/// best connected would be done while the others starve. With fewer, everybody would run to the
+/// same few newcomers, whose lines are full then while others wait.
+const PROGRESS: u32 = 128;
 
 /// How many may be unchoked.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +36,8 @@ impl Room {
     pub(super) fn new(slots: usize, have: u32, total: u32) -> Self {
         // In units of the part from which on all are open.
         let total = (total as usize).max(1);
-        let have = (have as usize).saturating_mul(FULL_FROM).min(total);
+        let (part, of) = FULL_FROM;
+        let have = ((have as usize).saturating_mul(of) / part).min(total);
         let first = slots.div_ceil(2);
         let grown = |full: usize| first + (full - first) * have / total;
         Self {
