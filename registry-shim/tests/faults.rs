@@ -373,12 +373,7 @@ async fn a_damaged_blob_is_fetched_again() {
     agent.blob("team/app", &digest).await.bytes().await.unwrap();
     let stored = world.dir.path().join("agent/content/complete");
     let stored = stored.join(digest.torrent_name());
-    let committed = async {
-        while !stored.exists() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(DEADLINE, committed).await.unwrap();
+    agent.until_idle().await;
     let file = std::fs::File::options().write(true).open(&stored).unwrap();
     file.set_len(1000).unwrap();
     let body = agent.blob("team/app", &digest).await.bytes();

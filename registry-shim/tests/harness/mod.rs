@@ -184,6 +184,23 @@ impl Client {
         }
     }
 
+    /// Waits until no download is under way: only then is what was read served from the store.
+    pub async fn until_idle(&self) {
+        let wait = async {
+            loop {
+                let metrics = self.api("/metrics").await.text().await.unwrap();
+                if metrics
+                    .lines()
+                    .any(|line| line == "swell_agent_downloads 0")
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, wait).await.unwrap();
+    }
+
     /// Peers of a torrent that is live here, given by hand.
     pub fn introduce(&self, info: &Info, peers: &[SocketAddr]) {
         let torrent = self.agent.engine().torrent(info.hash()).unwrap();
