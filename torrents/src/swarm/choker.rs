@@ -2,8 +2,9 @@
 //!
 //! In a trusted swarm choking is not barter but order: a few peers at a time get whole pieces
 //! fast and can pass them on, instead of all getting crumbs. Slots are counted by peers that
-//! *use* them; turns end by bytes served, not by the clock; newcomers and those who lag go first;
-//! when places are free, peers are unchoked before they ask.
+//! *use* them; turns end by bytes served, not by the clock; who waited longest goes first, and a
+//! lead of some pieces waits as long as they took; when places are free, peers are unchoked
+//! before they ask.
 //!
 //! Whoever has little serves few: a crowd that starts together grows by doubling, and what many
 //! get at once is with each of them later than what few get one after the other. Whoever has
@@ -17,10 +18,6 @@ use super::{Now, Slot};
 const SPARE: usize = 4;
 /// The slots are all open from two fifths of the pieces on; at first only half of them are.
 const FULL_FROM: (usize, usize) = (2, 5);
-/// Peers that are so many pieces apart are not equals any more: those who lag go first, or the
-/// best connected would be done while the others starve. With fewer, everybody would run to the
-/// same few newcomers, whose lines are full then while others wait.
-const PROGRESS: u32 = 128;
 
 /// How many may be unchoked.
 #[derive(Debug, Clone, Copy)]
@@ -72,13 +69,17 @@ pub(super) enum Change {
     Unchoke(Slot),
 }
 
-/// Decides who is choked and unchoked now.
-pub(super) fn decide(room: Room, views: &[View], changes: &mut Vec<Change>) {
+/// Decides who is choked and unchoked now. `lead` is what having one piece more counts for: if
+/// only the time counted, the best connected would be done while others starve; if pieces went
+/// before time, everybody would run to the same few newcomers, whose lines are full then while
+/// others wait.
+pub(super) fn decide(room: Room, lead: Now, views: &[View], changes: &mut Vec<Change>) {
     let mut waiting: Vec<&View> = views
         .iter()
         .filter(|view| view.choked && view.interested && view.useful)
         .collect();
-    waiting.sort_unstable_by_key(|view| (view.pieces.div_ceil(PROGRESS), view.turned, view.slot));
+    let held_back = |view: &View| view.turned.saturating_add(lead.saturating_mul(view.pieces));
+    waiting.sort_unstable_by_key(|view| (held_back(view), view.slot));
     let mut waiting = waiting.into_iter();
 
     let open = || views.iter().filter(|view| !view.choked);
@@ -155,7 +156,7 @@ mod tests {
     proptest! {
         #[test]
         fn decisions_keep_the_bounds(
-            (slots, have) in (1..9usize, 0..=100u32),
+            (slots, have, lead) in (1..9usize, 0..=100u32, 0..2_000u64),
             mut views in prop::collection::vec(any_view(), 0..40),
         ) {
             for (slot, view) in (0..).zip(&mut views) {
@@ -164,7 +165,9 @@ mod tests {
             let before: Vec<bool> = views.iter().map(|view| !view.choked).collect();
             let mut open = before.clone();
             let room = Room::new(slots, have, 100);
-            for change in decided(room, &views) {
+            let mut changes = Vec::new();
+            decide(room, Now::from_millis(lead), &views, &mut changes);
+            for change in changes {
                 let (slot, to) = match change {
                     Change::Choke(slot) => (slot, false),
                     Change::Unchoke(slot) => (slot, true),
@@ -221,7 +224,7 @@ mod tests {
 
     fn decided(room: Room, views: &[View]) -> Vec<Change> {
         let mut changes = Vec::new();
-        decide(room, views, &mut changes);
+        decide(room, Now::from_secs(1), views, &mut changes);
         changes
     }
 
@@ -233,6 +236,22 @@ mod tests {
             changes,
             [Change::Unchoke(Slot(3)), Change::Unchoke(Slot(5))]
         );
+    }
+
+    #[test]
+    fn a_lead_is_made_up_for_by_waiting() {
+        let waits = |slot, pieces, since| View {
+            slot: Slot(slot),
+            pieces,
+            turned: Now::from_secs(since),
+            ..view(0)
+        };
+        let order = |views: &[View]| decided(full(1), views)[0];
+        // Four pieces ahead and five seconds longer there, then three seconds.
+        let (ahead, behind) = (waits(1, 6, 0), waits(2, 2, 5));
+        assert_eq!(order(&[ahead, behind]), Change::Unchoke(Slot(1)));
+        let behind = waits(2, 2, 3);
+        assert_eq!(order(&[ahead, behind]), Change::Unchoke(Slot(2)));
     }
 
     #[test]

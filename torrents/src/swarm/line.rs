@@ -42,6 +42,15 @@ impl Line {
         self.peak.max(FIRST)
     }
 
+    /// How long so many bytes take at best; nothing as long as nothing came.
+    pub(super) fn time_for(&self, bytes: u64) -> Now {
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.peak.max(1));
+        if self.peak == 0 {
+            return Now::ZERO;
+        }
+        Now::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
     /// Whether about as much comes as ever did.
     pub(super) fn is_full(&self, now: Now) -> bool {
         self.peak > 0 && self.per_second(now) > self.peak / 2
@@ -69,10 +78,13 @@ mod tests {
     fn a_line_is_full_until_less_comes() {
         let mut line = Line::default();
         assert!(!line.is_full(Now::ZERO));
+        assert_eq!(line.time_for(1_000_000), Now::ZERO);
         for tick in 100..200 {
             line.add(Now::from_millis(tick * 10), 1_000_000);
         }
         assert!(line.is_full(Now::from_millis(2_000)));
+        let time = line.time_for(1_000_000);
+        assert!((10..13).contains(&time.as_millis()), "{time:?}");
         assert!(line.is_full(Now::from_millis(2_020)));
         assert!(!line.is_full(Now::from_millis(2_200)));
         for _ in 0..200 {

@@ -38,7 +38,9 @@ impl Swarm {
         self.candidates.expire(now, &mut self.rng);
         self.warm_up(now);
         self.best_pace = 0;
-        self.line.age();
+        if self.picker.is_some() {
+            self.line.age();
+        }
         self.queueing = self.measure_queueing(now);
         for slot in (0..self.peers.end()).map(Slot) {
             self.visit(slot, now);

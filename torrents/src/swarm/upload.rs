@@ -244,7 +244,8 @@ impl Swarm {
             turned: peer.turned,
         }));
         let room = Room::new(self.settings.upload_slots, have, total);
-        choker::decide(room, &views, &mut changes);
+        let lead = self.line.time_for(self.geometry.piece_len().into());
+        choker::decide(room, lead, &views, &mut changes);
         for &change in &changes {
             match change {
                 Change::Choke(slot) => self.choke(slot, now),
