@@ -18,6 +18,7 @@ import urllib.request
 
 SWELL = os.environ["SWELL"]
 LOAD = os.path.join(os.path.dirname(SWELL), "examples", "load")
+CODECS = os.environ.get("CODECS", "")
 NS = f"swbench{os.getpid()}"
 A, B = "10.79.0.1", "10.79.0.2"
 TICK = os.sysconf("SC_CLK_TCK")
@@ -302,6 +303,14 @@ def create(opt):
         rows["sha1 and sha256 alone"].append(time.monotonic() - began)
     for name, walls in rows.items():
         print(f"{name:24} {opt.size / 1e6 / median(walls):8.0f} MB/s")
+    # An upload's hashers, from memory: what a push costs beyond the two hashes themselves.
+    passes = [dict(re.findall(r"upload: (.+?) +(\d+) MB/s", run(CODECS, "--bench", "uploads"))) for _ in range(opt.rounds)]
+    alone = [float(p["plain SHA-1 and SHA-256"]) for p in passes]
+    print(f"SHA-1 and SHA-256 of an upload, one pass: {median(alone):.0f} MB/s by themselves")
+    for name in ("both piece lengths", "beyond 128 MiB"):
+        ours = [float(p[f"StreamHasher and SHA-256, {name}"]) for p in passes]
+        ratio = median([a / b for a, b in zip(ours, alone)])
+        print(f"  {name:22} {median(ours):8.0f} MB/s, {ratio:.2f} of that")
 
 
 def herd(tag="herd", data=None):
@@ -346,45 +355,56 @@ def push(opt):
     print(f"ratio: {median(rows['docker-registry']) / median(rows['groundswell']):.2f}")
 
 
-def agent():
-    p = Proc("agent", [SWELL, "--log", "warn", "agent", "--herd", A, "--data", os.path.join(ROOT, "agent-data"),
-                       "--listen", B, "--peer-listen", B])
-    answers(f"http://{B}:16002/health")
+def agent(address=B):
+    data = os.path.join(ROOT, f"agent-{address}")
+    shutil.rmtree(data, ignore_errors=True)
+    p = Proc(f"agent-{address}", [SWELL, "--log", "warn", "agent", "--herd", A, "--data", data,
+                                  "--listen", address, "--peer-listen", address])
+    answers(f"http://{address}:16002/health")
     return p
 
 
 def ttfb(opt):
-    roles = [herd(), agent()]
+    """Each round a layer that no agent has seen; with --others, hosts that pull it already."""
+    crowd = [f"10.79.1.{n + 1}" for n in range(opt.others)]
+    for address in crowd:
+        run("ip", "-n", NS, "addr", "add", f"{address}/32", "dev", "lo")
+    origin = herd()
     first, total, file = [], [], os.path.join(ROOT, "layer")
     for _ in range(opt.rounds):
+        agents = [agent(address) for address in [B, *crowd]]
         noise(file, opt.size)
         digest = "sha256:" + hashlib.file_digest(open(file, "rb"), "sha256").hexdigest()
         post_blob(f"http://{A}:15000", file, digest)
-        said = in_ns("curl", "-fsS", "-o", "/dev/null", "-w", "%{time_starttransfer} %{time_total} %{size_download}",
-                     f"http://{B}:16000/v2/bench/app/blobs/{digest}").split()
-        # time_starttransfer counts headers; the first byte of the body is asked for by itself.
-        first.append(first_body_byte(file, opt.size))
-        total.append(float(said[1]))
-        if int(said[2]) != opt.size:
-            sys.exit("short body")
-    for p in roles:
-        p.stop()
-    print(f"first body byte of a cold {opt.size / 2**20:.0f} MiB layer: median {median(first) * 1000:.1f} ms, "
-          f"max {max(first) * 1000:.1f} ms; whole layer median {median(total):.2f} s")
+        pulls = [Proc("crowd", ["curl", "-fsS", "-o", "/dev/null",
+                                f"http://{address}:16000/v2/bench/app/blobs/{digest}"]) for address in crowd]
+        if pulls:
+            time.sleep(0.5)
+        byte, whole = body_times(digest, opt.size)
+        first.append(byte)
+        total.append(whole)
+        for p in pulls:
+            p.wait()
+        for p in agents:
+            p.stop()
+    origin.stop()
+    print(f"first body byte of a cold {opt.size / 2**20:.0f} MiB layer that {opt.others} others pull: "
+          f"median {median(first) * 1000:.1f} ms, max {max(first) * 1000:.1f} ms; "
+          f"whole layer median {median(total):.2f} s")
 
 
-def first_body_byte(file, size):
-    """A cold layer of its own, read until the first byte of the body."""
-    with open(file, "r+b") as f:
-        f.write(os.urandom(64))
-    digest = "sha256:" + hashlib.file_digest(open(file, "rb"), "sha256").hexdigest()
-    post_blob(f"http://{A}:15000", file, digest)
-    code = ("import http.client,sys,time\n"
+def body_times(digest, size):
+    """Seconds until the first byte of the body, not of the headers, and until its last."""
+    code = ("import http.client,time\n"
             f"c=http.client.HTTPConnection('{B}',16000); t=time.monotonic()\n"
-            f"c.request('GET','/v2/bench/app/blobs/{digest}'); r=c.getresponse(); b=r.read(1)\n"
-            "print(time.monotonic()-t)\n"
-            "while r.read(1<<20): pass\n")
-    return float(in_ns("python3", "-c", code))
+            f"c.request('GET','/v2/bench/app/blobs/{digest}'); r=c.getresponse(); n=len(r.read(1))\n"
+            "first=time.monotonic()-t\n"
+            "while b:=r.read(1<<20): n+=len(b)\n"
+            "print(first, time.monotonic()-t, n)\n")
+    first, whole, got = in_ns("python3", "-c", code).split()
+    if int(got) != size:
+        sys.exit("short body")
+    return float(first), float(whole)
 
 
 def layers(opt):
@@ -539,6 +559,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=size, default=None)
     parser.add_argument("--blobs", type=int, default=1000)
+    parser.add_argument("--others", type=int, choices=range(200), metavar="N", default=0)
     parser.add_argument("--only", default="")
     parser.add_argument("--cross", action="store_true")
     opt = parser.parse_args()

@@ -1,4 +1,5 @@
-//! What one core does of each codec: `cargo bench -p torrents`.
+//! What one core does of each codec: `cargo bench -p torrents`, or of some:
+//! `cargo bench -p torrents -- uploads`.
 //!
 //! Each line is the best of several runs, since whatever disturbs a run only slows it. Hashing
 //! and the wire are stated in MB/s of payload, messages in nanoseconds each.
@@ -24,11 +25,20 @@ fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
-    pieces();
-    uploads();
-    wire();
-    tracker();
-    metainfo();
+    let groups: [(&str, fn()); 5] = [
+        ("pieces", pieces),
+        ("uploads", uploads),
+        ("wire", wire),
+        ("tracker", tracker),
+        ("metainfo", metainfo),
+    ];
+    let named = |name: &str| std::env::args().any(|arg| arg == name);
+    let all = !groups.iter().any(|(name, _)| named(name));
+    for (name, group) in groups {
+        if all || named(name) {
+            group();
+        }
+    }
 }
 
 /// The shortest of several runs.
