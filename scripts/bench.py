@@ -18,7 +18,6 @@ import urllib.request
 
 SWELL = os.environ["SWELL"]
 LOAD = os.path.join(os.path.dirname(SWELL), "examples", "load")
-CODECS = os.environ.get("CODECS", "")
 NS = f"swbench{os.getpid()}"
 A, B = "10.79.0.1", "10.79.0.2"
 TICK = os.sysconf("SC_CLK_TCK")
@@ -304,7 +303,10 @@ def create(opt):
     for name, walls in rows.items():
         print(f"{name:24} {opt.size / 1e6 / median(walls):8.0f} MB/s")
     # An upload's hashers, from memory: what a push costs beyond the two hashes themselves.
-    passes = [dict(re.findall(r"upload: (.+?) +(\d+) MB/s", run(CODECS, "--bench", "uploads"))) for _ in range(opt.rounds)]
+    manifest = os.path.join(os.path.dirname(__file__), "..", "Cargo.toml")
+    codecs = ["cargo", "bench", "--locked", "--quiet", "--manifest-path", manifest, "-p", "torrents",
+              "--bench", "codecs", "--", "uploads"]
+    passes = [dict(re.findall(r"upload: (.+?) +(\d+) MB/s", run(*codecs))) for _ in range(opt.rounds)]
     alone = [float(p["plain SHA-1 and SHA-256"]) for p in passes]
     print(f"SHA-1 and SHA-256 of an upload, one pass: {median(alone):.0f} MB/s by themselves")
     for name in ("both piece lengths", "beyond 128 MiB"):

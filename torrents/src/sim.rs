@@ -40,7 +40,7 @@ use rand::{RngExt, SeedableRng};
 use crate::bitfield::Bitfield;
 use crate::geometry::{Geometry, PieceIndex};
 use crate::id::PeerId;
-use crate::swarm::{Event, Now, PeerKey, PeerKind, Swarm};
+use crate::swarm::{Event, Now, PeerKey, PeerKind, Swarm, time_for};
 
 use host::{Host, Node};
 use queue::{Happening, Queue};
@@ -597,10 +597,4 @@ impl Simulation {
         }
         self.nodes[node.at()].inbox = inbox;
     }
-}
-
-/// How long so many bytes take at a rate.
-fn time_for(bytes: u64, rate: u64) -> Duration {
-    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }

@@ -42,6 +42,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 pub use contract::{Action, Event, Now, PeerKey, PeerKind, PeerView, Reason};
+pub(crate) use rate::time_for;
 pub use settings::Settings;
 
 use bans::Bans;

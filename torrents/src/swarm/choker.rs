@@ -58,7 +58,7 @@ pub(super) struct View {
     pub(super) sated: bool,
     /// Pieces it has.
     pub(super) pieces: u32,
-    /// When its last turn began, or when it came.
+    /// When its last turn began or ended, or when it came.
     pub(super) turned: Now,
 }
 
@@ -79,7 +79,7 @@ pub(super) fn decide(room: Room, lead: Now, views: &[View], changes: &mut Vec<Ch
         .filter(|view| view.choked && view.interested && view.useful)
         .collect();
     let held_back = |view: &View| view.turned.saturating_add(lead.saturating_mul(view.pieces));
-    waiting.sort_unstable_by_key(|view| (held_back(view), view.slot));
+    waiting.sort_by_cached_key(|view| (held_back(view), view.slot));
     let mut waiting = waiting.into_iter();
 
     let open = || views.iter().filter(|view| !view.choked);

@@ -4,7 +4,7 @@
 //! sooner; when it runs empty, somebody is slow. Measured over arrivals instead of time, so that
 //! it fits slow lines and fast ones.
 
-use super::Now;
+use super::{Now, time_for};
 
 const ARRIVALS: usize = 16;
 /// Arrivals that came at once do not make a rate.
@@ -42,13 +42,12 @@ impl Line {
         self.peak.max(FIRST)
     }
 
-    /// How long so many bytes take at best; nothing as long as nothing came.
+    /// How long so many bytes take at best; no time while nothing has come.
     pub(super) fn time_for(&self, bytes: u64) -> Now {
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.peak.max(1));
-        if self.peak == 0 {
-            return Now::ZERO;
+        match self.peak {
+            0 => Now::ZERO,
+            peak => time_for(bytes, peak),
         }
-        Now::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// Whether about as much comes as ever did.

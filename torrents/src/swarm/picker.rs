@@ -21,13 +21,15 @@
 //! which exceeds the budget only when there is a single one; exactly the Missing pieces are
 //! listed in `rarity`; exactly the partials with free blocks are in `loose`.
 
+mod outcome;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-use super::partial::{Partial, Receipt};
+use super::partial::Partial;
 use super::pieces::Pieces;
 use super::rarity::Rarity;
 use super::{Now, PeerKey, Slot};
@@ -550,196 +552,11 @@ impl Picker {
         may
     }
 
-    /// A peer does not owe this block any more.
-    pub(super) fn release(&mut self, block: Block) {
-        let State::Open(id) = self.states[block.piece.at()] else {
-            return;
-        };
-        let Some(partial) = &mut self.partials[id as usize] else {
-            return;
-        };
-        if !partial.release(block) {
-            return;
-        }
-        self.epoch += 1;
-        if partial.is_untouched() {
-            self.close(id, State::Missing);
-        } else if partial.free == 1 {
-            self.loose.push(id);
-        }
-    }
-
-    /// A block came in from a peer.
-    pub(super) fn receive(
-        &mut self,
-        block: Block,
-        slot: Slot,
-        from: PeerKey,
-        owed: bool,
-        now: Now,
-    ) -> Receipt {
-        let State::Open(id) = self.states[block.piece.at()] else {
-            return Receipt::Useless;
-        };
-        let Some(partial) = &mut self.partials[id as usize] else {
-            return Receipt::Useless;
-        };
-        if !partial.admits(slot) {
-            return Receipt::Useless;
-        }
-        let free = partial.free;
-        let receipt = partial.receive(block, from, owed, now);
-        if free > 0 && partial.free == 0 {
-            self.loose.retain(|&loose| loose != id);
-        }
-        receipt
-    }
-
-    /// The peer delivers nothing for now: its pieces are anyone's. Pieces that it alone may
-    /// contribute to are given up; `discard` takes what was received for them. Its requests
-    /// must have been released.
-    pub(super) fn abandon(&mut self, slot: Slot, mut discard: impl FnMut(PeerKey, Block)) {
-        for id in 0..u32::try_from(self.partials.len()).unwrap_or(u32::MAX) {
-            let Some(partial) = &mut self.partials[id as usize] else {
-                continue;
-            };
-            if partial.owner != Some(slot) || partial.verifying {
-                continue;
-            }
-            if partial.exclusive && !partial.is_owed() {
-                partial
-                    .received()
-                    .for_each(|(from, block)| discard(from, block));
-                self.close(id, State::Missing);
-            } else {
-                partial.owner = None;
-            }
-            self.epoch += 1;
-        }
-    }
-
-    /// Gives up a piece that nobody delivers while the budget is spent, so that another can be
-    /// begun: the one with least of it received.
-    pub(super) fn give_up_one(&mut self, before: Now, mut discard: impl FnMut(PeerKey, Block)) {
-        let idle = |partial: &Partial| {
-            !partial.is_owed() && !partial.verifying && partial.touched <= before
-        };
-        let worst = (0u32..)
-            .zip(&self.partials)
-            .filter_map(|(id, partial)| Some((id, partial.as_ref()?)))
-            .filter(|(_, partial)| idle(partial))
-            .max_by_key(|(_, partial)| (partial.missing, partial.piece));
-        if let Some((id, partial)) = worst {
-            partial
-                .received()
-                .for_each(|(from, block)| discard(from, block));
-            self.close(id, State::Missing);
-            self.epoch += 1;
-        }
-    }
-
-    /// Verifying → Have. Tells who contributed, or `None` if the piece was not being verified.
-    pub(super) fn verified(&mut self, piece: PieceIndex) -> Option<Sources> {
-        let id = self.verifying(piece)?;
-        let sources = self.sources(id);
-        self.parole.remove(&piece);
-        self.close(id, State::Have);
-        self.epoch += u64::from(self.refused);
-        Some(sources)
-    }
-
-    fn sources(&mut self, id: u32) -> Sources {
-        let partial = self.partials[id as usize].as_mut();
-        partial
-            .map(|partial| std::mem::take(&mut partial.sources))
-            .unwrap_or_default()
-    }
-
-    /// Verifying → Missing. Tells who contributed.
-    pub(super) fn corrupt(&mut self, piece: PieceIndex) -> Sources {
-        let Some(id) = self.verifying(piece) else {
-            return Sources::new();
-        };
-        let sources = self.sources(id);
-        if sources.len() > 1 {
-            self.parole.insert(piece);
-        }
-        self.close(id, State::Missing);
-        self.epoch += 1;
-        sources
-    }
-
-    /// Have → Missing.
-    pub(super) fn lost(&mut self, piece: PieceIndex) {
-        match self.states[piece.at()] {
-            State::Have => {
-                self.states[piece.at()] = State::Missing;
-                self.rarity.list(piece, &mut self.rng);
-                self.epoch += 1;
-            }
-            State::Open(_) => {
-                if let Some(id) = self.verifying(piece) {
-                    self.close(id, State::Missing);
-                    self.epoch += 1;
-                }
-            }
-            State::Missing | State::Shelved => {}
-        }
-    }
-
-    /// A missing piece is not to be picked for a while.
-    pub(super) fn shelve(&mut self, piece: PieceIndex) {
-        if self.states[piece.at()] == State::Missing {
-            self.states[piece.at()] = State::Shelved;
-            self.rarity.unlist(piece);
-        }
-    }
-
-    /// A shelved piece may be picked again.
-    pub(super) fn unshelve(&mut self, piece: PieceIndex) {
-        if self.states[piece.at()] == State::Shelved {
-            self.states[piece.at()] = State::Missing;
-            self.rarity.list(piece, &mut self.rng);
-            self.epoch += 1;
-        }
-    }
-
-    /// Whether the peer has a piece to which it alone may contribute.
-    pub(super) fn owns_alone(&self, slot: Slot) -> bool {
-        let mut partials = self.partials.iter().flatten();
-        partials.any(|partial| partial.exclusive && partial.owner == Some(slot))
-    }
-
-    fn verifying(&self, piece: PieceIndex) -> Option<u32> {
-        let State::Open(id) = self.states[piece.at()] else {
-            return None;
-        };
-        let partial = self.partials[id as usize].as_ref()?;
-        partial.verifying.then_some(id)
-    }
-
     fn partial_mut(&mut self, piece: PieceIndex) -> Option<&mut Partial> {
         let State::Open(id) = self.states[piece.at()] else {
             return None;
         };
         self.partials[id as usize].as_mut()
-    }
-
-    /// Ends a partial; the piece becomes what `then` says.
-    fn close(&mut self, id: u32, then: State) {
-        let Some(partial) = self.partials[id as usize].take() else {
-            return;
-        };
-        let piece = partial.piece;
-        self.vacant.push(id);
-        self.loose.retain(|&loose| loose != id);
-        self.open -= 1;
-        self.open_bytes -= u64::from(partial.size);
-        self.cells.push(partial.into_cells());
-        self.states[piece.at()] = then;
-        if then == State::Missing {
-            self.rarity.list(piece, &mut self.rng);
-        }
     }
 
     /// Panics when an invariant does not hold.

@@ -15,6 +15,12 @@ pub(super) struct Rate<const SLOT_MICROS: u64 = 125_000> {
     since: u64,
 }
 
+/// How long so many bytes take at a rate.
+pub(crate) fn time_for(bytes: u64, rate: u64) -> Now {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Now::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
 fn micros(now: Now) -> u64 {
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }

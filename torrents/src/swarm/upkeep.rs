@@ -38,6 +38,7 @@ impl Swarm {
         self.candidates.expire(now, &mut self.rng);
         self.warm_up(now);
         self.best_pace = 0;
+        // A complete torrent downloads no more, but goes by what its line could.
         if self.picker.is_some() {
             self.line.age();
         }

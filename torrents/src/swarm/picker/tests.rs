@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
+use super::super::partial::Receipt;
 use super::*;
 
 const PIECES: u32 = 6;
