@@ -198,11 +198,14 @@ impl Place {
             .clone()
             .or_else(|| default.data.clone())
             .unwrap_or_default();
+        // An address that was named is meant: trackers hear of it, also where the kernel announces
+        // from another one.
+        let named = said.peer_listen.filter(|ip| !ip.is_unspecified());
         Ok(Self {
             data,
             listen,
             peer,
-            advertise: said.advertise,
+            advertise: said.advertise.or(named),
         })
     }
 
@@ -310,6 +313,24 @@ mod tests {
         .unwrap();
         assert_eq!(config.peer.to_string(), "127.0.0.1:16001");
         assert_eq!(config.herds[0].api.as_str(), "http://127.0.0.1:25002/");
+        assert_eq!(config.advertise, None);
         assert!(agent(AgentOptions::default()).is_err());
+    }
+
+    #[test]
+    fn an_address_that_is_named_for_peers_is_announced() {
+        let node = |peer: &str, advertise: Option<&str>| AgentOptions {
+            herd: vec!["127.0.0.1".into()],
+            node: NodeOptions {
+                peer_listen: Some(peer.parse().unwrap()),
+                advertise: advertise.map(|ip| ip.parse().unwrap()),
+                ..NodeOptions::default()
+            },
+            ..AgentOptions::default()
+        };
+        let announced = |options| agent(options).unwrap().advertise.unwrap().to_string();
+        assert_eq!(announced(node("127.0.0.2", None)), "127.0.0.2");
+        assert_eq!(announced(node("127.0.0.2", Some("10.0.0.2"))), "10.0.0.2");
+        assert_eq!(announced(node("0.0.0.0", Some("10.0.0.2"))), "10.0.0.2");
     }
 }

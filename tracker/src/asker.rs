@@ -46,7 +46,10 @@ impl Trust {
         port: u16,
     ) -> Result<Asker, Refusal> {
         let trusted = self.trusts(source);
-        let ip = said.filter(|_| trusted).unwrap_or(source).to_canonical();
+        // Nobody else could dial another host's loopback, however much that host is trusted.
+        let elsewhere = |ip: &IpAddr| ip.to_canonical().is_loopback() && !source.is_loopback();
+        let said = said.filter(|ip| trusted && !elsewhere(ip));
+        let ip = said.unwrap_or(source).to_canonical();
         // Any port will do to judge the address: one that does not listen is never stored.
         if dialable(SocketAddr::new(ip, 1)).is_none() {
             return Err(Refusal::Undialable(ip));
@@ -108,6 +111,17 @@ mod tests {
             .asker(ip("10.1.0.1"), Some(ip("::ffff:10.1.0.8")), 1)
             .unwrap();
         assert_eq!(mapped.at, "10.1.0.8:1".parse().unwrap());
+    }
+
+    #[test]
+    fn a_loopback_address_counts_on_its_own_host_alone() {
+        let at = |source: &str, said: &str| {
+            let asker = trust().asker(ip(source), Some(ip(said)), 16001).unwrap();
+            asker.at.to_string()
+        };
+        assert_eq!(at("127.0.0.1", "127.0.0.2"), "127.0.0.2:16001");
+        assert_eq!(at("10.1.0.1", "127.0.0.2"), "10.1.0.1:16001");
+        assert_eq!(at("10.1.0.1", "::ffff:127.0.0.2"), "10.1.0.1:16001");
     }
 
     #[test]
