@@ -127,6 +127,7 @@ async fn leech(info: &Info, peer: SocketAddr, dir: &Path) {
             web_seeds: Vec::new(),
             peers: vec![peer],
             eager_web_seed: false,
+            head: bytes::Bytes::new(),
         })
         .await
         .unwrap();

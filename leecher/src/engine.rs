@@ -9,12 +9,15 @@
 
 mod config;
 mod core;
+mod threads;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio_util::sync::DropGuard;
 use torrents::{Info, InfoHash, PeerId};
 
@@ -27,6 +30,8 @@ pub use crate::torrent::{Reader, Torrent, TorrentError};
 pub use config::{Config, DownloadError, EngineError};
 
 pub(crate) use self::core::{Core, DownloadShare};
+
+use self::threads::Threads;
 
 /// How long the end of all tasks may take before we stop waiting for them.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -71,6 +76,8 @@ pub struct Download {
     pub peers: Vec<SocketAddr>,
     /// Take a tiny torrent from the web seed at once.
     pub eager_web_seed: bool,
+    /// Bytes of its beginning that somebody gave already, right or not; whole pieces count.
+    pub head: Bytes,
 }
 
 /// Complete content to announce; opened through the [`Library`] when a peer comes.
@@ -88,6 +95,7 @@ pub struct Seed {
 pub struct Engine {
     core: Arc<Core>,
     _stop: Arc<DropGuard>,
+    _threads: Option<Arc<Threads>>,
 }
 
 impl Engine {
@@ -108,14 +116,36 @@ impl Engine {
         let core = Arc::new(Core::new(config, local_addr, library, gate)?);
         let stop = Arc::new(core.stop.clone().drop_guard());
         for listener in listeners {
-            let core = Arc::clone(&core);
-            core.tasks
-                .clone()
-                .spawn(async move { listen::accept_task(core, listener).await });
+            core.spawn(listen::accept_task(Arc::clone(&core), listener));
         }
-        core.tasks.spawn(memory::keep_lean(Arc::clone(&core)));
+        core.spawn(memory::keep_lean(Arc::clone(&core)));
         tracing::info!(addr = %local_addr, peer_id = %core.config.peer_id, "listening for peers");
-        Ok(Self { core, _stop: stop })
+        Ok(Self {
+            core,
+            _stop: stop,
+            _threads: None,
+        })
+    }
+
+    /// Starts on threads of its own, which give way to everything else in the process.
+    pub async fn start_apart(
+        config: Config,
+        library: Arc<dyn Library>,
+        gate: Arc<dyn Gate>,
+    ) -> Result<Self, EngineError> {
+        let threads = Threads::start().map_err(EngineError::Threads)?;
+        let started = threads
+            .handle()
+            .spawn(Self::start(config, library, gate))
+            .await;
+        let mut engine = started.map_err(|gone| EngineError::Threads(gone.into()))??;
+        engine._threads = Some(Arc::new(threads));
+        Ok(engine)
+    }
+
+    /// Where its tasks run, for others that move payload.
+    pub fn runtime(&self) -> &Handle {
+        self.core.runtime()
     }
 
     /// Where peers reach us.

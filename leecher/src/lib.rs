@@ -22,6 +22,7 @@ mod board;
 mod connection;
 mod dial;
 mod hashing;
+mod head;
 mod limits;
 mod listen;
 mod memory;

@@ -128,7 +128,7 @@ pub(crate) async fn fetch(
     let trouble = announcer.as_ref().and_then(Announcer::trouble);
     if let Some(announcer) = announcer {
         // Nobody waits for trackers; the engine does, when it shuts down.
-        core.tasks.spawn(async move {
+        core.spawn(async move {
             let _ = tokio::time::timeout(STOP_TIMEOUT, announcer.stop()).await;
         });
     }

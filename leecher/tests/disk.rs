@@ -56,6 +56,7 @@ async fn the_child_of_the_test_above() {
             web_seeds: Vec::new(),
             peers: vec![seed.addr()],
             eager_web_seed: false,
+            head: bytes::Bytes::new(),
         })
         .await;
     let mut reader = torrent.reader();

@@ -41,6 +41,7 @@ async fn nothing_survives_a_shutdown() {
         web_seeds: Vec::new(),
         peers: Vec::new(),
         eager_web_seed: false,
+        head: bytes::Bytes::new(),
     });
     assert!(matches!(refused.await, Err(DownloadError::Closed)));
 }
@@ -164,4 +165,37 @@ async fn a_port_in_use_is_said_plainly() {
         error.starts_with("cannot listen for peers on 127.0.0.1:"),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_head_the_right_pieces_count_and_no_others() {
+    let sample = sample(400_000, 65_536, 29);
+    let with_head = |host: &Host, head: Vec<u8>| leecher::Download {
+        info: sample.info.clone(),
+        content: host.output(&sample.info),
+        trackers: Vec::new(),
+        web_seeds: Vec::new(),
+        peers: Vec::new(),
+        eager_web_seed: false,
+        head: head.into(),
+    };
+    let mut head = sample.bytes[..3 * 65_536 + 100].to_vec();
+    head[70_000] ^= 1;
+    let leech = Host::start().await;
+    let torrent = leech.download(with_head(&leech, head)).await;
+    assert_eq!(torrent.progress().borrow().verified, 2 * 65_536);
+    assert_eq!(torrent.transfer().from_web_seeds, 2 * 65_536);
+    let mut reader = torrent.reader();
+    assert_eq!(reader.ready(0..400_000).await.unwrap(), 65_536);
+    let seed = Host::seeding(&sample).await;
+    torrent.add_peers(&[seed.addr()]);
+    finished(&torrent).await;
+    assert_eq!(leech.result(&sample.info), sample.bytes);
+
+    let leech = Host::start().await;
+    let all = leech
+        .download(with_head(&leech, sample.bytes.clone()))
+        .await;
+    finished(&all).await;
+    assert_eq!(leech.result(&sample.info), sample.bytes);
 }

@@ -87,6 +87,7 @@ async fn leech_with(
         web_seeds,
         peers: Vec::new(),
         eager_web_seed: false,
+        head: bytes::Bytes::new(),
     })
     .await
 }
@@ -124,6 +125,7 @@ async fn a_web_seed_rests_while_peers_deliver() {
             web_seeds: vec![url],
             peers: vec![seed.addr()],
             eager_web_seed: false,
+            head: bytes::Bytes::new(),
         })
         .await;
     finished(&torrent).await;

@@ -100,7 +100,8 @@ impl Agent {
         let opening = (config.clone(), client.clone());
         let (store, tags, trackers) = blocking(move || open(&opening.0, opening.1)).await?;
         let library = Arc::new(ShelfLibrary(store.clone()));
-        let engine = Engine::start(engine_config(&config), library, Arc::new(OpenGate)).await?;
+        let gate = Arc::new(OpenGate);
+        let engine = Engine::start_apart(engine_config(&config), library, gate).await?;
         let addrs = Addrs {
             registry: registry.local_addr().map_err(|e| data(&config.data, e))?,
             peer: engine.announced_addr(),

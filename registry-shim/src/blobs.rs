@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use leecher::store::StoreError;
 use leecher::{Content, Download, Seed, Torrent};
-use oci::{Blob, BlobError, BlobStream, Digest, ErrorCode, RegistryError, RepoName};
+use oci::{Blob, BlobError, BlobStream, Digest, ErrorCode, RegistryError, RepoName, origin_api};
 use tokio::time::{Instant, sleep};
 use torrents::Info;
 
@@ -19,6 +19,7 @@ use crate::body::HeadOnly;
 use crate::config::below;
 use crate::fetch::{Failure, Fetch};
 use crate::files::blocking;
+use crate::head_start::HeadStart;
 use crate::herds::Verdict;
 use crate::ledger::Record;
 use crate::metrics::{Kind, Outcome};
@@ -142,8 +143,9 @@ impl Shim {
         let asked = Instant::now();
         let job = || async move {
             let (repo, digest) = key;
+            let head = shim.head_start(&digest);
             let source = shim.resolve(&repo, &digest).await?;
-            shim.begin(&repo, &digest, source, asked).await
+            shim.begin(&repo, &digest, source, head, asked).await
         };
         let flight = self.fetching.join((repo.clone(), digest.clone()), job);
         flight.await.unwrap_or_else(|| Err(stopping()))?;
@@ -176,9 +178,9 @@ impl Shim {
             match verdict {
                 Verdict::Found((OriginTorrent::Ready { metainfo, peers }, origin)) => {
                     self.knowledge.note_member(repo, digest, true);
-                    let herd = &origin.herd().registry;
+                    let herd = origin.herd();
                     return Ok(Source {
-                        trackers: self.trackers.of_torrent(herd, &metainfo.trackers),
+                        trackers: self.trackers.of_torrent(&herd.registry, &metainfo.trackers),
                         web_seeds: metainfo.url_list,
                         info: metainfo.info,
                         peers,
@@ -223,7 +225,7 @@ impl Shim {
             info,
             trackers,
             web_seeds: web_seeds
-                .filter_map(|herd| below(&herd.api, &oci::origin_api::blob_path(digest)))
+                .filter_map(|herd| below(&herd.api, &origin_api::blob_path(digest)))
                 .map(String::from)
                 .collect(),
             peers,
@@ -264,6 +266,7 @@ impl Shim {
         repo: &RepoName,
         digest: &Digest,
         source: Source,
+        head: HeadStart,
         asked: Instant,
     ) -> Result<(), RegistryError> {
         let shelf = &self.around.shelf;
@@ -285,7 +288,7 @@ impl Shim {
             self.engine.forget(hash).await;
         }
         let trackers = source.trackers.clone();
-        let torrent = self.download(&name, source).await?;
+        let torrent = self.download(&name, source, head).await?;
         let record = self
             .ledger
             .open(Record::new(digest, repo, hash, length, asked));
@@ -295,7 +298,12 @@ impl Shim {
         Ok(())
     }
 
-    async fn download(&self, name: &str, source: Source) -> Result<Torrent, RegistryError> {
+    async fn download(
+        &self,
+        name: &str,
+        source: Source,
+        head: HeadStart,
+    ) -> Result<Torrent, RegistryError> {
         let content = self.begin_content(name, &source.info).await?;
         let geometry = source.info.geometry();
         let have = content.have();
@@ -307,6 +315,7 @@ impl Shim {
         shelf.make_room(need, self.promised(), name).await?;
         let download = Download {
             eager_web_seed: geometry.pieces() == 1,
+            head: head.bytes().await,
             info: source.info,
             content,
             trackers: source.trackers,
@@ -339,7 +348,7 @@ impl Shim {
     /// Owns the download until its verdict is in effect.
     fn drive(self: &Arc<Self>, fetch: Arc<Fetch>, pin: Pin) {
         let shim = self.clone();
-        self.tasks.spawn(async move {
+        let task = async move {
             let ended = tokio::select! {
                 biased;
                 () = shim.stop.cancelled() => Err(Failure::Stopping),
@@ -358,7 +367,9 @@ impl Shim {
             }
             drop(pin);
             shim.tidy().await;
-        });
+        };
+        // It hashes every byte once more.
+        self.tasks.spawn_on(task, self.engine.runtime());
     }
 
     /// Puts a failure into effect: readers are cut at once, the engine lets go, what is wrong

@@ -90,6 +90,12 @@ impl Herds {
         &self.origins
     }
 
+    /// The one that is asked first now.
+    pub(crate) fn first(&self) -> Option<Arc<Origin>> {
+        let mut healthy = self.origins.iter().filter(|origin| !origin.looks_down());
+        healthy.next().cloned()
+    }
+
     /// Where the origins' own peers listen, as far as they said.
     pub(crate) fn peers(&self) -> Vec<std::net::SocketAddr> {
         self.origins

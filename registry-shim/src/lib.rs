@@ -16,6 +16,7 @@ mod body;
 pub mod config;
 mod fetch;
 mod files;
+mod head_start;
 mod herds;
 mod knowledge;
 mod ledger;

@@ -18,7 +18,7 @@ use oci::{
     Descriptor, Digest, ErrorCode, Manifest, Page, Reference, RegistryError, RepoName,
     StoredManifest, TagPage, origin_api,
 };
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, RANGE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use tokio::time::Instant;
 use torrents::Metainfo;
@@ -226,6 +226,27 @@ impl Origin {
             }
         }
         answer
+    }
+
+    /// The first `bytes` of a blob, or all of a shorter one, if it has time for that now. Says
+    /// nothing about its health.
+    pub(crate) async fn head_start(
+        &self,
+        digest: &Digest,
+        bytes: u32,
+        within: Duration,
+    ) -> Result<Bytes, String> {
+        let path = origin_api::head_start_path(digest);
+        let range = format!("bytes=0-{}", bytes.saturating_sub(1));
+        let request = self
+            .request(Method::GET, &self.herd.api, &path)
+            .header(RANGE, range)
+            .timeout(within);
+        let response = request.send().await.map_err(|error| cause(&error))?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT | StatusCode::OK => bounded(response, bytes as usize).await,
+            status => Err(format!("it answered {status}")),
+        }
     }
 
     /// A page of the repository's tags.

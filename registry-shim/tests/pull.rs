@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use harness::origin::HeadStarts;
 use harness::{DEADLINE, World, error_code, info_of, json, noise};
 use leecher::Rates;
 use oci::Digest;
@@ -67,6 +68,45 @@ async fn an_image_travels_from_origin_to_agent_to_agent() {
     assert!(second.sources.iter().any(|s| s.addr == wanted && !s.origin));
     one.agent.shutdown().await;
     two.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_layer_begins_before_any_peer_is_met() {
+    let world = World::new().await;
+    let layer = noise(5, 2 * MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    let table = &world.origin.table;
+    table.hide_sources.store(true, Ordering::SeqCst);
+    *table.head_starts.lock().unwrap() = HeadStarts::Given;
+    let agent = world.agent("agent").await;
+    let mut body = agent.blob("team/app", &digest).await.bytes_stream();
+    let mut got = Vec::new();
+    while got.len() < 256 << 10 {
+        got.extend(
+            timeout(DEADLINE, body.next())
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap(),
+        );
+    }
+    assert!(layer.starts_with(&got));
+    let status = agent.until(&digest, |_| true).await;
+    assert_eq!(status.phase, BlobPhase::Downloading, "{status:?}");
+    assert!(status.from_web_seed >= 256 << 10, "{status:?}");
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_wrong_head_start_is_no_part_of_a_layer() {
+    let world = World::new().await;
+    let layer = noise(6, 2 * MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    *world.origin.table.head_starts.lock().unwrap() = HeadStarts::Wrong;
+    let agent = world.agent("agent").await;
+    let got = agent.blob("team/app", &digest).await.bytes().await.unwrap();
+    assert!(got == layer);
+    agent.agent.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -14,14 +14,16 @@ use axum::http::header::{
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use leecher::{Engine, Phase, RatesChange};
-use oci::origin_api::{LENGTH_HEADER, PEER_HEADER};
+use oci::origin_api::{HEAD_START, LENGTH_HEADER, PEER_HEADER};
 use oci::route::{Route, query_value};
 use oci::serve::{LIMITS_PATH, Service, caller, limits_path, operator_wish, read};
 use oci::{Action, Caller, Digest, ErrorCode, RegistryError, RepoName};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::heads::{HeadStarts, Turn};
 use crate::metrics::Standing;
 use crate::registry::Registry;
 use crate::sessions::Sessions;
@@ -32,6 +34,7 @@ pub(crate) struct ApiPort {
     pub(crate) registry: Arc<Registry>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) engine: Engine,
+    pub(crate) heads: HeadStarts,
     /// Where it listens.
     pub(crate) addr: SocketAddr,
 }
@@ -188,14 +191,17 @@ impl ApiPort {
             let message = format!("this origin has no {digest}");
             return Err(RegistryError::new(ErrorCode::BlobUnknown, message));
         };
+        let turn = match query_value(request.uri().query(), HEAD_START) {
+            Some(_) => Some(self.heads.begin().await.ok_or_else(others_first)?),
+            None => None,
+        };
         let route = Route::Blob((*repo).clone(), digest);
-        Ok(read(
-            &self.registry,
-            self.registry.access().as_ref(),
-            route,
-            request,
-        )
-        .await)
+        let access = self.registry.access();
+        let response = read(&self.registry, access.as_ref(), route, request).await;
+        Ok(match turn {
+            Some(turn) => response.map(|body| kept_until_sent(turn, body)),
+            None => response,
+        })
     }
 
     /// Ready when pulls through the swarm work: some tracker knows everything.
@@ -271,6 +277,18 @@ pub(crate) fn decoded(segment: &str) -> String {
     percent_encoding::percent_decode_str(segment)
         .decode_utf8()
         .map_or_else(|_| segment.to_owned(), std::borrow::Cow::into_owned)
+}
+
+fn others_first() -> RegistryError {
+    let message = "others have their head start; the swarm is there for everyone";
+    RegistryError::new(ErrorCode::TooManyRequests, message)
+}
+
+/// The body, which holds on to the turn.
+fn kept_until_sent(turn: Turn, body: Body) -> Body {
+    Body::from_stream(body.into_data_stream().inspect(move |_| {
+        let _held = &turn;
+    }))
 }
 
 pub(crate) fn plain(status: StatusCode, text: String) -> Response {

@@ -9,6 +9,7 @@ mod api;
 mod config;
 mod error;
 mod file_blob;
+mod heads;
 mod intake;
 mod ledger;
 mod metrics;

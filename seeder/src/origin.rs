@@ -17,6 +17,7 @@ use torrents::PeerId;
 use crate::api::ApiPort;
 use crate::config::{Config, Limits};
 use crate::error::OriginError;
+use crate::heads::HeadStarts;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::push::RegistryPort;
@@ -285,6 +286,7 @@ impl Ports {
             registry: Arc::clone(&registry),
             sessions,
             engine,
+            heads: HeadStarts::new(),
             addr: self.addrs.api,
         };
         let limits = serve::Limits {
@@ -329,7 +331,7 @@ async fn start_engine(config: &Config, shelf: Arc<Shelf>) -> Result<Engine, Orig
         exchange_metadata: true,
         ..leecher::Config::default()
     };
-    Ok(Engine::start(engine, shelf, Arc::new(OpenGate)).await?)
+    Ok(Engine::start_apart(engine, shelf, Arc::new(OpenGate)).await?)
 }
 
 /// The base of the web seed: as told, or where the API listens at the advertised address.

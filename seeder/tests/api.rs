@@ -129,6 +129,33 @@ async fn the_web_seed_has_ranges() {
 }
 
 #[tokio::test]
+async fn few_have_a_head_start_at_a_time_and_the_web_seed_serves_all() {
+    let bed = bed().await;
+    let content = noise(43, 40_000_000);
+    let digest = bed.push("p/x", content.clone()).await;
+    let url = format!("http://{}/blobs/{digest}", bed.origin.addrs().api);
+    let ask = |url: String, range: &'static str| bed.client.get(url).header("range", range).send();
+    let head_start = format!("{url}?head-start");
+    let first = ask(head_start.clone(), "bytes=0-262143").await.unwrap();
+    assert_eq!(first.status(), 206);
+    assert_eq!(first.bytes().await.unwrap(), content[..262_144]);
+    // Bodies that nobody reads are turns that do not end.
+    let mut unread = Vec::new();
+    let refused = loop {
+        let answer = ask(head_start.clone(), "bytes=0-39999999").await.unwrap();
+        match answer.status().as_u16() {
+            206 => unread.push(answer),
+            _ => break answer,
+        }
+        assert!(unread.len() < 20, "nobody is refused");
+    };
+    assert_eq!(verdict(refused).await, (429, "TOOMANYREQUESTS".into()));
+    assert!(!unread.is_empty());
+    let beside = ask(url, "bytes=10-19").await.unwrap();
+    assert_eq!(beside.bytes().await.unwrap(), content[10..20]);
+}
+
+#[tokio::test]
 async fn people_and_machines_see_how_it_is() {
     let bed = bed().await;
     bed.push("p/x", "bytes").await;

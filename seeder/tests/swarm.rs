@@ -65,6 +65,7 @@ async fn fetch(engine: &Engine, metainfo: &Metainfo, peer: SocketAddr) -> Vec<u8
             web_seeds: Vec::new(),
             peers: vec![peer],
             eager_web_seed: false,
+            head: bytes::Bytes::new(),
         })
         .await
         .unwrap();

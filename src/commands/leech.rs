@@ -178,6 +178,7 @@ async fn transfer(
         },
         peers: args.peer.clone(),
         eager_web_seed: false,
+        head: bytes::Bytes::new(),
     };
     let began = Instant::now();
     let torrent = engine

@@ -64,7 +64,7 @@ pub enum EngineError {
         source: io::Error,
     },
     /// The system gives no threads.
-    #[error("cannot start the hashing threads: {0}")]
+    #[error("cannot start the threads of the engine: {0}")]
     Threads(io::Error),
     /// The HTTP client for trackers and web seeds cannot be made.
     #[error("cannot set up HTTP: {0}")]

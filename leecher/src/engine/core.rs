@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,11 +21,11 @@ use crate::content::Content;
 use crate::hashing::HashPool;
 use crate::limits::{Bandwidth, Rates};
 use crate::slabs::Slabs;
-use crate::status::Phase;
+use crate::status::{Phase, Source};
 use crate::torrent::{Command, Shared, Torrent, TorrentError};
 use crate::torrent_task::{Beginning, TorrentTask};
 use crate::upload::Buffers;
-use crate::{http, locked};
+use crate::{head, http, locked};
 
 /// Locks that make opening a torrent single flight; hashes share them.
 const STRIPES: usize = 64;
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) epoch: Instant,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Where it was started: all its tasks run there, whoever asks for them.
+    runtime: Handle,
     library: Arc<dyn Library>,
     /// Complete content and its trackers, live or not.
     seeds: Mutex<HashMap<InfoHash, Vec<Vec<String>>>>,
@@ -126,6 +129,7 @@ impl Core {
             epoch: Instant::now(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
             library,
             torrents: Mutex::default(),
             opening: std::array::from_fn(|_| tokio::sync::Mutex::default()),
@@ -139,6 +143,15 @@ impl Core {
 
     pub(crate) fn announced_addr(&self) -> SocketAddr {
         announced_addr(&self.config, self.local_addr)
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// A task that [`Engine::shutdown`](super::Engine::shutdown) waits for.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
     /// A share of the memory for one more download.
@@ -250,7 +263,7 @@ impl Core {
     /// Brings a peer to its torrent, in a task of the engine's.
     pub(crate) fn bring(self: &Arc<Self>, connection: Connection) {
         let core = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             if let Some(torrent) = core.route(connection.handshake.info_hash).await {
                 let inbound = Command::Inbound(Box::new(connection));
                 // Refused twice, it dials again.
@@ -271,15 +284,18 @@ impl Core {
                 if let Some(former) = former {
                     former.shared.ended.cancelled().await;
                 }
-                self.open(Opening {
+                let head = head::keep(&download.info, &download.content, download.head).await;
+                let opening = Opening {
                     info: download.info,
                     content: download.content,
                     trackers: download.trackers,
                     web_seeds: download.web_seeds,
                     eager_web_seed: download.eager_web_seed,
                     on_demand: false,
-                })
-                .ok_or(DownloadError::Closed)?
+                };
+                let torrent = self.open(opening).ok_or(DownloadError::Closed)?;
+                locked(&torrent.shared.ledger).credit(Source::WebSeed, head);
+                torrent
             }
         };
         torrent.add_peers(&download.peers);
@@ -312,6 +328,8 @@ impl Core {
             }
             torrents.insert(info_hash, torrent.clone());
         }
+        // Its timer and its announcer belong to the engine's runtime.
+        let _there = self.runtime.enter();
         let task = TorrentTask::new(
             Arc::clone(self),
             Beginning {
@@ -324,7 +342,7 @@ impl Core {
             },
         );
         let core = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let run = AssertUnwindSafe(task.run()).catch_unwind().await;
             if run.is_err() {
                 tracing::error!(%info_hash, "bug: the task of a torrent failed");

@@ -117,6 +117,7 @@ impl Host {
             web_seeds: Vec::new(),
             peers,
             eager_web_seed: false,
+            head: bytes::Bytes::new(),
         })
         .await
     }

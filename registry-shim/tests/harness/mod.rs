@@ -9,7 +9,7 @@
     reason = "each test binary uses a part of it, and a harness is test code"
 )]
 
-mod origin;
+pub mod origin;
 mod tracker;
 
 use std::net::SocketAddr;

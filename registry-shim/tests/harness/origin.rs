@@ -40,6 +40,7 @@ pub struct Table {
     pub hide_sources: AtomicBool,
     /// The web seed answers 503.
     pub no_web_seed: AtomicBool,
+    pub head_starts: Mutex<HeadStarts>,
     /// Every answer is 503.
     pub broken: AtomicBool,
     /// Answers wait until this is false.
@@ -204,7 +205,11 @@ async fn answer(table: Arc<Table>, request: Request) -> Response {
         return table.torrent(&digest.parse().unwrap(), request.uri().query().unwrap());
     }
     if let Some(digest) = path.strip_prefix("/blobs/") {
-        return table.web_seed(&digest.parse().unwrap(), request.headers());
+        let digest = digest.parse().unwrap();
+        return match request.uri().query() {
+            Some(origin_api::HEAD_START) => table.head_start(&digest, request.headers()),
+            _ => table.web_seed(&digest, request.headers()),
+        };
     }
     match Route::parse(&path) {
         Ok(Route::Base) => axum::Json(serde_json::json!({})).into_response(),
@@ -302,6 +307,14 @@ impl Table {
         (headers, metainfo.encode()).into_response()
     }
 
+    fn head_start(&self, digest: &Digest, headers: &HeaderMap) -> Response {
+        match *self.head_starts.lock().unwrap() {
+            HeadStarts::Refused => StatusCode::TOO_MANY_REQUESTS.into_response(),
+            HeadStarts::Wrong => Body::from(vec![7; 300 << 10]).into_response(),
+            HeadStarts::Given => self.web_seed(digest, headers),
+        }
+    }
+
     fn web_seed(&self, digest: &Digest, headers: &HeaderMap) -> Response {
         if self.no_web_seed.load(Ordering::SeqCst) {
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
@@ -325,6 +338,15 @@ impl Table {
         let body = Body::from(bytes.slice(at(part.start)..at(part.end)));
         (status, [(header::CONTENT_RANGE, content_range)], body).into_response()
     }
+}
+
+/// How an origin answers those who ask for the beginning of a blob.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum HeadStarts {
+    #[default]
+    Refused,
+    Wrong,
+    Given,
 }
 
 fn unknown(code: ErrorCode) -> Response {
