@@ -275,6 +275,12 @@ def one(opt):
         leanest = min(peers, key=lambda p: speed[p][1])
         print(f"throughput: {speed[ours][0] / speed[fastest][0]:.2f} times the fastest peer ({fastest[0]})")
         print(f"CPU per GiB: {speed[ours][1] / speed[leanest][1]:.2f} of the leanest peer's ({leanest[0]})")
+    for seed, leecher in results:
+        if seed != leecher:
+            other = leecher if seed == Ours.name else seed
+            if (other, other) in speed:
+                ratio = speed[seed, leecher][0] / speed[other, other][0]
+                print(f"{seed} -> {leecher}: {ratio:.2f} times {other} to itself")
 
 
 # The others ------------------------------------------------------------------------------
