@@ -47,6 +47,9 @@ pub(crate) use record::RecordPaths;
 /// Dirty bytes after which writing back starts, so that the last flush has little to do.
 const FLUSH_AFTER: u64 = 64 << 20;
 
+/// Of a file written past the page cache, the last bytes go through it: less than this.
+const ODD_END: u64 = 4096;
+
 /// A torrent's bytes on disk.
 #[derive(Debug)]
 pub struct Content {
@@ -66,6 +69,8 @@ pub struct Content {
 pub(crate) struct Dirty {
     files: Files,
     bytes: AtomicU64,
+    /// Bytes written through the page cache, ever.
+    cached: AtomicU64,
     queued: AtomicBool,
     /// Set once writing back failed. The kernel tells only once and then takes the lost pages
     /// for clean, so from here on nothing may be called durable any more.
@@ -285,6 +290,7 @@ impl Content {
             files: Arc::new(Dirty {
                 files,
                 bytes: AtomicU64::new(0),
+                cached: AtomicU64::new(0),
                 queued: AtomicBool::new(false),
                 failed: OnceLock::new(),
             }),
@@ -335,6 +341,7 @@ impl Content {
         if !self.files.files.write_at(offset, slices)? {
             return Ok(());
         }
+        self.files.cached.fetch_add(len, Ordering::Relaxed);
         let dirty = self.files.bytes.fetch_add(len, Ordering::Relaxed) + len;
         if dirty >= FLUSH_AFTER && !self.files.queued.swap(true, Ordering::AcqRel) {
             flusher.flush(&self.files);
@@ -354,9 +361,16 @@ impl Content {
 
     /// Makes everything recorded so far durable (data, then record), so that the next start
     /// need not hash it. Blocking.
+    ///
+    /// Content without a record is hashed at the next start anyway. When all of it went to the
+    /// disk past the page cache, every failure was heard of, and the disk's own cache is not
+    /// waited for.
     pub fn sync(&self) -> io::Result<()> {
         if self.flusher.is_none() || self.sealed() {
             return Ok(());
+        }
+        if self.record.is_none() && self.files.cached.load(Ordering::Relaxed) < ODD_END {
+            return self.files.check();
         }
         // Taken before the flush: what is recorded later may not be on disk yet.
         let have = self.have();
