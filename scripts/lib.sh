@@ -37,7 +37,7 @@ need() {
 # A Rust toolchain is the one thing that is not installed for the user.
 need_rust() {
     [ -x "$HOME/.cargo/bin/cargo" ] && PATH=$HOME/.cargo/bin:$PATH
-    command -v cargo >/dev/null || die "no Rust toolchain: install one with rustup (stable, 1.88 or later)"
+    command -v cargo >/dev/null || die "no Rust toolchain: install one with rustup (stable, 1.89 or later)"
     need cc:gcc
 }
 

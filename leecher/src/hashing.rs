@@ -1,7 +1,7 @@
 //! The workers that hash pieces from memory and write the good ones, for all torrents.
 //!
-//! A worker takes up to four queued pieces at once, because the processor hashes four
-//! independent messages in little more time than one. A piece whose hash is right is written
+//! A worker takes as many queued pieces at once as the processor hashes fastest together, four or
+//! eight independent messages in little more time than one. A piece whose hash is right is written
 //! with one call and reported; a wrong one is dropped, and only fingerprints of its blocks are
 //! kept, to tell later who lied.
 //!
@@ -19,14 +19,11 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 use torrents::PieceIndex;
-use torrents::hashing::{piece_hash, piece_hashes};
+use torrents::hashing::{at_once, piece_hash, piece_hashes};
 use torrents::metainfo::PieceHash;
 
 use crate::content::Content;
 use crate::locked;
-
-/// Pieces hashed side by side.
-const LANES: usize = 4;
 
 /// Bytes that may wait or be worked on before those who bring more have to wait, for each worker
 /// and at least.
@@ -191,15 +188,21 @@ impl Queue {
     }
 
     fn work(&self) {
-        let mut batch = Vec::with_capacity(LANES);
+        let mut batch = Vec::with_capacity(at_once() as usize);
         while self.next(&mut batch) {
-            let bytes = batch.iter().map(Job::bytes).sum();
+            let mut held: u64 = batch.iter().map(Job::bytes).sum();
+            let relieve = |bytes| {
+                held -= bytes;
+                self.relieve(bytes);
+            };
             let asked: Vec<_> = batch
                 .iter()
                 .map(|job| (job.piece, job.reply.clone()))
                 .collect();
-            let done = catch_unwind(AssertUnwindSafe(|| settle(std::mem::take(&mut batch))));
-            self.relieve(bytes);
+            let jobs = std::mem::take(&mut batch);
+            let done = catch_unwind(AssertUnwindSafe(|| settle(jobs, relieve)));
+            // What a bug left over.
+            self.relieve(held);
             if done.is_err() {
                 batch.clear();
                 for (piece, reply) in asked {
@@ -222,14 +225,15 @@ impl Queue {
             }
             jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
         }
-        let share = jobs.waiting.len().div_ceil(self.workers).clamp(1, LANES);
+        let share = jobs.waiting.len().div_ceil(self.workers);
+        let share = share.clamp(1, at_once() as usize);
         batch.extend(jobs.waiting.drain(..share));
         true
     }
 }
 
 /// Hashes, writes and reports each.
-fn settle(batch: Vec<Job>) {
+fn settle(batch: Vec<Job>, mut done: impl FnMut(u64)) {
     let messages: Vec<&[Bytes]> = batch.iter().map(|job| &job.blocks[..]).collect();
     let hashes = piece_hashes(&messages);
     for (job, hash) in batch.into_iter().zip(hashes) {
@@ -244,7 +248,9 @@ fn settle(batch: Vec<Job>) {
         };
         let outcome = if good { write(&job) } else { Outcome::Corrupt };
         // Before the report: the memory is free again when the machine hears of it.
+        let bytes = job.bytes();
         drop(job.blocks);
+        done(bytes);
         let _ = job.reply.blocking_send(Hashed {
             piece: job.piece,
             outcome,

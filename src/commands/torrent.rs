@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use torrents::hashing::{piece_hashes, piece_len_for};
+use torrents::hashing::{at_once, piece_hashes, piece_len_for};
 use torrents::metainfo::PieceHash;
 use torrents::{Geometry, Info, Metainfo};
 use url::Url;
@@ -115,13 +115,13 @@ fn check_url(text: &str) -> Result<(), Failure> {
 
 /// Hashes the file piece by piece, several at once where the CPU can.
 fn hash_file(mut file: File, geometry: &Geometry) -> std::io::Result<Vec<PieceHash>> {
-    const LANES: usize = 4;
+    let at_once = at_once() as usize;
     let bar = bar(geometry.length(), "hashing");
     let mut hashes = Vec::with_capacity(geometry.pieces() as usize);
     let mut pieces = geometry.all_pieces().peekable();
     while pieces.peek().is_some() {
-        let mut batch = Vec::with_capacity(LANES);
-        for piece in pieces.by_ref().take(LANES) {
+        let mut batch = Vec::with_capacity(at_once);
+        for piece in pieces.by_ref().take(at_once) {
             let mut bytes = vec![0; geometry.piece_size(piece) as usize];
             file.read_exact(&mut bytes)?;
             bar.inc(bytes.len() as u64);

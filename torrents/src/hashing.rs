@@ -1,7 +1,7 @@
 //! Hashing at the speed of the disk: SHA-1 per piece, several pieces at once where the CPU
 //! can, and the one-pass hasher of an upload (SHA-1 per piece; its SHA-256 runs beside it).
 //!
-//! `multi` holds the instructions, `compress` chooses between them and the `sha1` crate,
+//! `multi` and `wide` hold the instructions, `compress` chooses between them and the `sha1` crate,
 //! `message` cuts segments into blocks, `stream` cuts an upload into pieces.
 
 mod compress;
@@ -9,6 +9,8 @@ mod message;
 #[cfg(target_arch = "x86_64")]
 mod multi;
 mod stream;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
@@ -50,10 +52,15 @@ pub fn piece_hash(segments: &[impl AsRef<[u8]>]) -> PieceHash {
     hasher.finalize().into()
 }
 
-/// SHA-1 of several independent messages at once, interleaved when the CPU has SHA-NI.
+/// How many messages this CPU hashes fastest together: 4 or 8.
+pub fn at_once() -> u32 {
+    compress::lanes()
+}
+
+/// SHA-1 of several independent messages at once, where the CPU can.
 /// Each message is a list of segments in order.
 ///
-/// Four at a time is where one core is busy; messages of any length and number are fine.
+/// [`at_once`] of them keep one core busy; messages of any length and number are fine.
 pub fn piece_hashes(messages: &[&[Bytes]]) -> Vec<PieceHash> {
     message::hash_all(messages)
 }

@@ -11,14 +11,12 @@ use std::sync::mpsc::{self, SyncSender};
 
 use bytes::{Bytes, BytesMut};
 use sha1::{Digest, Sha1};
-use torrents::hashing::piece_hashes;
+use torrents::hashing::{at_once, piece_hashes};
 use torrents::metainfo::PieceHash;
 use torrents::{Bitfield, Info, PieceIndex};
 
 use super::files::Files;
 
-/// Pieces hashed together by one thread: what the interleaved hash makes use of.
-const LANES: u32 = 4;
 /// Pieces beyond this are hashed one at a time through a small buffer.
 const LANE_LEN: u32 = 16 << 20;
 /// The buffer for such pieces.
@@ -38,12 +36,13 @@ pub(super) fn verify(
     let check = Check {
         files,
         info,
+        lanes: at_once(),
         next: AtomicU32::new(0),
         stop: AtomicBool::new(false),
         zeros: [OnceLock::new(), OnceLock::new()],
     };
     let pieces = info.geometry().pieces();
-    let threads = threads(info.geometry().piece_len(), pieces);
+    let threads = threads(info.geometry().piece_len(), pieces, check.lanes);
     let mut have = Bitfield::empty(pieces);
     let mut done = 0;
     std::thread::scope(|scope| {
@@ -69,19 +68,21 @@ pub(super) fn verify(
 }
 
 /// As many as the machine, the work and the memory allow.
-fn threads(piece_len: u32, pieces: u32) -> usize {
+fn threads(piece_len: u32, pieces: u32, lanes: u32) -> usize {
     let each = match piece_len <= LANE_LEN {
-        true => (piece_len * LANES) as usize,
+        true => (piece_len * lanes) as usize,
         false => CHUNK,
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let work = pieces.div_ceil(LANES) as usize;
+    let work = pieces.div_ceil(lanes) as usize;
     cores.min(MAX_THREADS).min(work).min((MEMORY / each).max(1))
 }
 
 struct Check<'a> {
     files: &'a Files,
     info: &'a Info,
+    /// Pieces hashed together by one thread.
+    lanes: u32,
     next: AtomicU32,
     stop: AtomicBool,
     /// The hash of a full piece of zeros, and of the last piece.
@@ -96,9 +97,9 @@ impl Check<'_> {
     fn run(&self, results: &SyncSender<Found>) {
         let mut buffers = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
-            let first = self.next.fetch_add(LANES, Ordering::Relaxed);
+            let first = self.next.fetch_add(self.lanes, Ordering::Relaxed);
             let geometry = self.info.geometry();
-            let batch: Vec<_> = (first..first.saturating_add(LANES))
+            let batch: Vec<_> = (first..first.saturating_add(self.lanes))
                 .map_while(|index| geometry.piece(index))
                 .collect();
             if batch.is_empty() {

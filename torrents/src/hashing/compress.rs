@@ -1,12 +1,20 @@
 //! SHA-1's compression of several messages, by the fastest way this CPU has.
 
 use super::PieceHash;
+#[cfg(target_arch = "x86_64")]
+use super::{
+    multi::ShaNi,
+    wide::{self, Wide},
+};
 
 /// The five words a SHA-1 carries from block to block.
 pub(super) type State = [u32; 5];
 
 /// What is mixed in at once.
 pub(super) type Block = [u8; BLOCK];
+
+/// Never are more messages hashed together.
+pub(super) const MOST_LANES: u32 = 8;
 
 /// Bytes of a block.
 pub(super) const BLOCK: usize = 64;
@@ -23,13 +31,28 @@ pub(super) const INITIAL: State = [
 /// Mixes into each state its blocks; as many for each as the shortest has.
 pub(super) fn compress<const N: usize>(states: &mut [State; N], blocks: [&[Block]; N]) {
     #[cfg(target_arch = "x86_64")]
-    if N > 1
-        && let Some(sha_ni) = super::multi::ShaNi::detect()
+    if N >= wide::FROM
+        && let Some(wide) = Wide::pays()
     {
-        sha_ni.compress(states, blocks);
-        return;
+        return wide.compress(states, blocks);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if N > 1
+        && let Some(sha_ni) = ShaNi::detect()
+    {
+        return sha_ni.compress(states, blocks);
     }
     one_by_one(states, blocks);
+}
+
+/// Messages that are hashed fastest together: eight words wide, or as many as leave room for
+/// their vectors in the registers.
+pub(super) fn lanes() -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if Wide::pays().is_some() {
+        return MOST_LANES;
+    }
+    4
 }
 
 /// The same without instructions of our own. For one lane it is as fast.

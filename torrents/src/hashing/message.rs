@@ -9,17 +9,15 @@ use std::slice;
 use bytes::Bytes;
 
 use super::PieceHash;
-use super::compress::{BLOCK, Block, INITIAL, State, compress, digest, last_blocks};
-
-/// Messages at once: with more, the vectors of all no longer fit the registers.
-const LANES: usize = 4;
+use super::compress::{BLOCK, Block, INITIAL, State, compress, digest, lanes, last_blocks};
 
 pub(super) fn hash_all(messages: &[&[Bytes]]) -> Vec<PieceHash> {
     let mut hashes = vec![PieceHash::default(); messages.len()];
     let mut waiting = messages.iter().zip(&mut hashes);
-    let mut lanes: Vec<Lane<'_>> = Vec::with_capacity(LANES);
+    let most = lanes() as usize;
+    let mut lanes: Vec<Lane<'_>> = Vec::with_capacity(most);
     loop {
-        let free = LANES - lanes.len();
+        let free = most - lanes.len();
         lanes.extend(waiting.by_ref().take(free).map(Lane::new));
         match &mut lanes[..] {
             [] => return hashes,
@@ -27,7 +25,11 @@ pub(super) fn hash_all(messages: &[&[Bytes]]) -> Vec<PieceHash> {
             [a, b] => step([a, b]),
             [a, b, c] => step([a, b, c]),
             [a, b, c, d] => step([a, b, c, d]),
-            _ => unreachable!("no more than LANES"),
+            [a, b, c, d, e] => step([a, b, c, d, e]),
+            [a, b, c, d, e, f] => step([a, b, c, d, e, f]),
+            [a, b, c, d, e, f, g] => step([a, b, c, d, e, f, g]),
+            [a, b, c, d, e, f, g, h] => step([a, b, c, d, e, f, g, h]),
+            _ => unreachable!("no more than MOST_LANES"),
         }
         lanes.retain_mut(|lane| !lane.finish());
     }
