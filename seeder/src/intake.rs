@@ -11,13 +11,15 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use oci::digest::Algorithm;
 use oci::{Digest, Verifier};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
-use torrents::hashing::StreamHasher;
+use torrents::hashing::{StreamHasher, at_once, piece_hashes};
+use torrents::metainfo::PieceHash;
 use torrents::{Geometry, Info};
 
 use crate::store::{BlobStore, NewBlob, Staged, StoreError};
@@ -196,7 +198,12 @@ impl Intake {
                 actual,
             });
         }
-        let hashed = self.hashes.pieces().finish();
+        let mut hashed = self.hashes.pieces().finish();
+        if hashed.missing > 0 {
+            let read = hash_beginning(staged.file(), hashed.missing, hashed.piece_len);
+            let beginning = read.await?.map_err(|error| staged.failed(error))?;
+            hashed.pieces.splice(..0, beginning);
+        }
         let info = if self.length == 0 {
             None
         } else {
@@ -319,7 +326,6 @@ async fn hash_file(
     length: u64,
     mut verifier: Verifier,
 ) -> Result<io::Result<Digest>, StoreError> {
-    use std::os::unix::fs::FileExt;
     let read = move || {
         let mut buffer = vec![0; REREAD];
         let mut at = 0;
@@ -334,6 +340,30 @@ async fn hash_file(
     joined(spawn_blocking(read).await)
 }
 
+/// Hashes the first pieces of a file, as many at once as the CPU likes.
+async fn hash_beginning(
+    file: Arc<File>,
+    pieces: u32,
+    piece_len: u32,
+) -> Result<io::Result<Vec<PieceHash>>, StoreError> {
+    let read = move || {
+        let mut hashes = Vec::with_capacity(pieces as usize);
+        while hashes.len() < pieces as usize {
+            let batch = (at_once() as usize).min(pieces as usize - hashes.len());
+            let mut buffer = vec![0; batch * piece_len as usize];
+            file.read_exact_at(&mut buffer, hashes.len() as u64 * u64::from(piece_len))?;
+            let buffer = Bytes::from(buffer);
+            let piece =
+                |n: usize| [buffer.slice(n * piece_len as usize..(n + 1) * piece_len as usize)];
+            let messages: Vec<_> = (0..batch).map(piece).collect();
+            let messages: Vec<&[Bytes]> = messages.iter().map(|piece| &piece[..]).collect();
+            hashes.extend(piece_hashes(&messages));
+        }
+        Ok(hashes)
+    };
+    joined(spawn_blocking(read).await)
+}
+
 /// A panic on a blocking thread goes on here; a thread that never ran means the end is near.
 fn joined<T>(result: Result<T, JoinError>) -> Result<T, StoreError> {
     result.map_err(|stopped| match stopped.try_into_panic() {
@@ -344,6 +374,8 @@ fn joined<T>(result: Result<T, JoinError>) -> Result<T, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use torrents::hashing::piece_hash;
+
     use super::*;
     use crate::store::DirStore;
 
@@ -424,6 +456,8 @@ mod tests {
         // Beyond 128 MiB, pieces of 1 MiB.
         let info = finished.blob.info.unwrap();
         assert_eq!(u64::from(info.geometry().pieces()), (5 * STRETCH / 2) >> 20);
+        let piece = piece_hash(&[[7; 1 << 20]]);
+        assert!(info.pieces().iter().all(|hash| *hash == piece));
     }
 
     #[tokio::test]

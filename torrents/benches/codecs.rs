@@ -143,7 +143,7 @@ fn uploads() {
     let mut beyond = StreamHasher::new();
     upload(129).for_each(|chunk| beyond.update(chunk));
     for (name, hasher) in [
-        ("both piece lengths", StreamHasher::new()),
+        ("up to 128 MiB", StreamHasher::new()),
         ("beyond 128 MiB", beyond),
     ] {
         rate(&format!("upload: StreamHasher, {name}"), all, || {

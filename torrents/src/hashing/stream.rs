@@ -1,27 +1,27 @@
 //! The pieces of an upload whose length is not known until it ends.
 //!
-//! Until 128 MiB both small piece lengths are hashed: both start together and are whole
-//! blocks long, so that each block is read once and mixed into both states at once. Whatever
-//! the length turns out to be, the end costs a block or two.
+//! Most uploads are small, so small pieces are hashed until 128 MiB and larger ones from there
+//! on; what an upload that goes on had hashed in vain is less than hashing everything twice.
 
 use std::fmt;
 
 use super::compress::{BLOCK, Block, INITIAL, State, compress, digest, last_blocks};
 use super::{MEDIUM, PieceHash, SMALL, SMALL_UP_TO, piece_len_for};
 
-/// Hashes an upload of unknown length as it streams: SHA-1 for both small piece lengths until
-/// 128 MiB, then for 1 MiB only. (The caller runs SHA-256, which needs no geometry, beside it.)
+/// Hashes an upload of unknown length as it streams: SHA-1 for pieces of 256 KiB until 128 MiB,
+/// then for 1 MiB. (The caller runs SHA-256, which needs no geometry, beside it.)
 ///
-/// Above 96 GiB `finish` says that the torrent must be re-hashed at 16 MiB.
+/// Beyond 128 MiB `finish` says that the beginning is to be hashed again, several pieces at
+/// once; above 96 GiB, that the torrent must be re-hashed at 16 MiB.
 #[derive(Clone)]
 pub struct StreamHasher {
     length: u64,
     /// The beginning of a block, and how many bytes of it have come: never all.
     partial: Block,
     held: usize,
-    /// Gone as soon as the length is beyond small pieces.
-    small: Option<Pieces>,
-    medium: Pieces,
+    pieces: Pieces,
+    /// What the pieces at hand begin after: nothing, or everything that was hashed as small ones.
+    begin: u64,
 }
 
 /// What an upload's pieces hash to.
@@ -29,7 +29,10 @@ pub struct StreamHasher {
 pub struct HashedPieces {
     /// The piece length that `piece_len_for` names for the length, or the largest hashed.
     pub piece_len: u32,
-    /// One hash a piece.
+    /// So many pieces at the beginning are not among the hashed: they came before it was known
+    /// how long theirs would be. [`super::piece_hashes`] is the fastest way to catch up.
+    pub missing: u32,
+    /// The hashes of the others.
     pub pieces: Vec<PieceHash>,
     /// The table wants larger pieces: hash again in the background.
     pub rehash: bool,
@@ -42,13 +45,50 @@ impl StreamHasher {
             length: 0,
             partial: [0; BLOCK],
             held: 0,
-            small: Some(Pieces::new(SMALL)),
-            medium: Pieces::new(MEDIUM),
+            pieces: Pieces::new(SMALL),
+            begin: 0,
         }
     }
 
     /// The next bytes, of any length.
     pub fn update(&mut self, bytes: &[u8]) {
+        let small_ones = usize::try_from(SMALL_UP_TO.saturating_sub(self.length));
+        let small_ones = small_ones.unwrap_or(usize::MAX).min(bytes.len());
+        let (small_ones, later) = bytes.split_at(small_ones);
+        self.take(small_ones);
+        if !later.is_empty() {
+            self.go_beyond_small();
+            self.take(later);
+        }
+    }
+
+    /// Bytes so far.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The hashes for the final length. Empty input gives no pieces.
+    pub fn finish(self) -> HashedPieces {
+        let piece_len = self.pieces.piece_len;
+        let missing = u32::try_from(self.begin / u64::from(piece_len));
+        HashedPieces {
+            piece_len,
+            missing: missing.expect("small pieces end early"),
+            rehash: piece_len_for(self.length) != piece_len,
+            pieces: self.pieces.finish(&self.partial[..self.held]),
+        }
+    }
+
+    /// At the border, where a piece of either length ends.
+    fn go_beyond_small(&mut self) {
+        if self.pieces.piece_len == SMALL {
+            debug_assert_eq!((self.length, self.held), (SMALL_UP_TO, 0));
+            self.pieces = Pieces::new(MEDIUM);
+            self.begin = self.length;
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
         self.length += bytes.len() as u64;
         let (head, bytes) = bytes.split_at(bytes.len().min((BLOCK - self.held) % BLOCK));
         self.hold(head);
@@ -60,28 +100,6 @@ impl StreamHasher {
         let (blocks, tail) = bytes.as_chunks();
         self.mix(blocks);
         self.hold(tail);
-        if self.length > SMALL_UP_TO {
-            self.small = None;
-        }
-    }
-
-    /// Bytes so far.
-    pub fn length(&self) -> u64 {
-        self.length
-    }
-
-    /// The hashes for the final length. Empty input gives no pieces.
-    pub fn finish(mut self) -> HashedPieces {
-        let wanted = piece_len_for(self.length);
-        let chosen = match self.small.take() {
-            Some(small) if wanted == SMALL => small,
-            _ => self.medium,
-        };
-        HashedPieces {
-            piece_len: chosen.piece_len,
-            rehash: wanted != chosen.piece_len,
-            pieces: chosen.finish(&self.partial[..self.held]),
-        }
     }
 
     /// Keeps bytes of a block that is not whole; they fit.
@@ -93,17 +111,10 @@ impl StreamHasher {
 
     fn mix(&mut self, mut blocks: &[Block]) {
         while !blocks.is_empty() {
-            let room = self.small.as_ref().unwrap_or(&self.medium).room();
+            let room = self.pieces.room();
             let (now, later) = blocks.split_at(room.min(blocks.len()));
-            if let Some(small) = &mut self.small {
-                let mut states = [small.state, self.medium.state];
-                compress(&mut states, [now; 2]);
-                [small.state, self.medium.state] = states;
-                small.advance(now.len());
-            } else {
-                compress(std::array::from_mut(&mut self.medium.state), [now]);
-            }
-            self.medium.advance(now.len());
+            compress(std::array::from_mut(&mut self.pieces.state), [now]);
+            self.pieces.advance(now.len());
             blocks = later;
         }
     }
@@ -182,11 +193,13 @@ mod tests {
         for (length, rehash) in [(96 << 30, false), ((96 << 30) + 64, true)] {
             let hasher = StreamHasher {
                 length,
-                small: None,
+                pieces: Pieces::new(MEDIUM),
+                begin: SMALL_UP_TO,
                 ..StreamHasher::new()
             };
             let hashed = hasher.finish();
             assert_eq!((hashed.piece_len, hashed.rehash), (MEDIUM, rehash));
+            assert_eq!(hashed.missing, 128);
         }
     }
 }
