@@ -286,3 +286,38 @@ fn a_seed_without_peers_sleeps_for_ever() {
     tell(&mut swarm, 0, Event::Timeout);
     assert_eq!(swarm.poll_timeout(), None);
 }
+
+/// Some clients serve what waits for them every half second, and no sooner for a peer that asks
+/// for little.
+#[test]
+fn a_seed_that_serves_in_turns_is_asked_for_more_until_its_turns_are_full() {
+    let geometry = Geometry::new(256 << 20, 1 << 20).unwrap();
+    let have = Bitfield::empty(256);
+    let mut swarm = Swarm::new(geometry, have, US, Settings::default(), 1);
+    connect(&mut swarm, 1, 1, true, false);
+    says(&mut swarm, 1, Message::HaveAll);
+    let mut actions = says(&mut swarm, 2, Message::Unchoke);
+    let (mut turns, mut millis) = (Vec::new(), 2);
+    while turns.len() < 24 {
+        millis += 500;
+        let mut due = Vec::new();
+        for action in std::mem::take(&mut actions) {
+            match action {
+                Action::Request { blocks, .. } => due.extend(blocks),
+                Action::Verify { piece } => {
+                    actions.extend(tell(&mut swarm, millis, Event::Verified { piece }));
+                }
+                _ => {}
+            }
+        }
+        turns.push(due.len());
+        // It comes in a stretch, a few blocks at a time.
+        for blocks in due.chunks(8) {
+            millis += 1;
+            let peer = PeerKey(1);
+            actions.extend(tell(&mut swarm, millis, Event::Received { peer, blocks }));
+        }
+    }
+    let most = turns.iter().max().unwrap();
+    assert!(*most >= 200, "{turns:?}");
+}

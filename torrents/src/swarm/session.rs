@@ -33,6 +33,8 @@ const LEAST_WINDOW: u64 = 4 * 16 * 1024;
 /// How long our requests shall wait in a peer's queue: long enough to bridge its pauses and
 /// ours, short enough that a slow peer holds little back.
 const QUEUE_TIME: Now = Now::from_millis(100);
+/// More is not believed to be a peer's own delay.
+const LONGEST_OWN: Now = Now::from_secs(1);
 /// What a peer queues that does not say: the least of what clients take.
 const DEFAULT_REQQ: u32 = 250;
 /// A peer is slow when others are this many times faster.
@@ -70,6 +72,10 @@ pub(super) struct Peer {
     pub(super) asked: Runs,
     window: u64,
     slow_start: bool,
+    /// Since when its window has been the least.
+    least_since: Option<Now>,
+    /// What its answers take however little it is asked for: some clients serve in turns.
+    own_delay: Now,
     reqq: u32,
     pub(super) allowed: SmallVec<[PieceIndex; 4]>,
     /// Pieces it would like us to take first.
@@ -138,6 +144,8 @@ impl Peer {
             interested: false,
             asked: Runs::default(),
             window: FIRST_WINDOW,
+            least_since: None,
+            own_delay: Now::ZERO,
             slow_start: true,
             reqq: if web { u32::MAX } else { DEFAULT_REQQ },
             allowed: SmallVec::new(),
@@ -247,9 +255,11 @@ impl Peer {
 
     /// Blocks came that were asked at `asked_at`. The window grows while answers come faster
     /// than our queue time and falls back to what the rate fills when they come much slower:
-    /// so the peer's queue holds about [`QUEUE_TIME`] of work.
+    /// so the peer's queue holds about [`QUEUE_TIME`] of work, beside what the peer itself takes.
     pub(super) fn adapt(&mut self, now: Now, asked_at: Now, bytes: u64, settings: &Settings) {
         let latency = now.saturating_sub(asked_at);
+        self.learn_own_delay(latency, asked_at, bytes);
+        let queue_time = QUEUE_TIME + self.own_delay;
         self.pace = Some(self.down.per_second(now));
         self.latency = if self.latency.is_zero() {
             latency
@@ -258,14 +268,30 @@ impl Peer {
         };
         let cap = settings.max_outbound_requests as u64 * u64::from(settings.block_len);
         let full = self.asked.bytes() + bytes >= self.window - self.window / 4;
-        if latency < QUEUE_TIME && full {
+        if latency < queue_time && full {
             let step = if self.slow_start { bytes } else { bytes / 8 };
             self.window = (self.window + step).min(cap);
-        } else if latency > QUEUE_TIME * 2 {
+        } else if latency > queue_time * 2 {
             self.slow_start = false;
-            let fits = u128::from(self.down.per_second(now)) * QUEUE_TIME.as_millis() / 1000;
+            let fits = u128::from(self.down.per_second(now)) * queue_time.as_millis() / 1000;
             let fits = u64::try_from(fits).unwrap_or(u64::MAX);
             self.window = self.window.min(fits).max(LEAST_WINDOW);
+        }
+        let least = self.window <= LEAST_WINDOW;
+        self.least_since = least.then(|| self.least_since.unwrap_or(now));
+    }
+
+    /// A window as small as can be leaves no queue of ours: whoever still takes long has a delay
+    /// of its own, and at that window would never be fast. It opens anew, and quickly.
+    fn learn_own_delay(&mut self, latency: Now, asked_at: Now, bytes: u64) {
+        let little = self.asked.bytes() + bytes <= LEAST_WINDOW;
+        let alone = little && self.least_since.is_some_and(|since| asked_at >= since);
+        if alone && latency > (QUEUE_TIME + self.own_delay) * 2 {
+            self.own_delay = latency.min(LONGEST_OWN);
+            self.slow_start = true;
+        } else {
+            let over = self.own_delay.saturating_sub(latency);
+            self.own_delay -= over / 64;
         }
     }
 
