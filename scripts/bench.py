@@ -178,7 +178,9 @@ class Transmission:
     @staticmethod
     def start(tag, address, port, rpc, directory, torrent):
         config = os.path.join(ROOT, f"tr-{tag}")
-        os.makedirs(config, exist_ok=True)
+        # What it remembers of a round before would be complete at once.
+        shutil.rmtree(config, ignore_errors=True)
+        os.makedirs(config)
         with open(os.path.join(config, "settings.json"), "w") as f:
             json.dump({
                 "dht-enabled": False, "lpd-enabled": False, "pex-enabled": False, "utp-enabled": False,
@@ -186,7 +188,7 @@ class Transmission:
                 "rpc-bind-address": "127.0.0.1", "rpc-whitelist-enabled": False,
                 "rpc-host-whitelist-enabled": False, "download-dir": directory, "peer-port": port,
                 "bind-address-ipv4": address, "encryption": 1, "ratio-limit-enabled": False,
-                "preallocation": 0, "cache-size-mb": 64, "rename-partial-files": False,
+                "preallocation": 0, "cache-size-mb": 4, "rename-partial-files": False,
             }, f)
         p = Proc(tag, ["transmission-daemon", "--foreground", "--config-dir", config])
         remote = ["transmission-remote", f"127.0.0.1:{rpc}"]
