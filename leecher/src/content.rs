@@ -47,9 +47,6 @@ pub(crate) use record::RecordPaths;
 /// Dirty bytes after which writing back starts, so that the last flush has little to do.
 const FLUSH_AFTER: u64 = 64 << 20;
 
-/// Of a file written past the page cache, the last bytes go through it: less than this.
-const ODD_END: u64 = 4096;
-
 /// A torrent's bytes on disk.
 #[derive(Debug)]
 pub struct Content {
@@ -69,8 +66,8 @@ pub struct Content {
 pub(crate) struct Dirty {
     files: Files,
     bytes: AtomicU64,
-    /// Bytes written through the page cache, ever.
-    cached: AtomicU64,
+    /// Something was written through the page cache, ever.
+    cached: AtomicBool,
     queued: AtomicBool,
     /// Set once writing back failed. The kernel tells only once and then takes the lost pages
     /// for clean, so from here on nothing may be called durable any more.
@@ -290,7 +287,7 @@ impl Content {
             files: Arc::new(Dirty {
                 files,
                 bytes: AtomicU64::new(0),
-                cached: AtomicU64::new(0),
+                cached: AtomicBool::new(false),
                 queued: AtomicBool::new(false),
                 failed: OnceLock::new(),
             }),
@@ -341,7 +338,7 @@ impl Content {
         if !self.files.files.write_at(offset, slices)? {
             return Ok(());
         }
-        self.files.cached.fetch_add(len, Ordering::Relaxed);
+        self.files.cached.store(true, Ordering::Relaxed);
         let dirty = self.files.bytes.fetch_add(len, Ordering::Relaxed) + len;
         if dirty >= FLUSH_AFTER && !self.files.queued.swap(true, Ordering::AcqRel) {
             flusher.flush(&self.files);
@@ -369,7 +366,7 @@ impl Content {
         if self.flusher.is_none() || self.sealed() {
             return Ok(());
         }
-        if self.record.is_none() && self.files.cached.load(Ordering::Relaxed) < ODD_END {
+        if self.record.is_none() && !self.files.cached.load(Ordering::Relaxed) {
             return self.files.check();
         }
         // Taken before the flush: what is recorded later may not be on disk yet.

@@ -11,9 +11,8 @@ use tokio::sync::watch::error::RecvError;
 
 use crate::engine::Core;
 
-/// Quiet for so long, the next download is not expected at once; and after so much more, what
-/// outlived the last one (peers, readers, idle threads) is gone too.
-const QUIET: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
+/// Quiet for so long, the next download is not expected at once.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// Runs as long as the engine.
 pub(crate) async fn keep_lean(core: Arc<Core>) {
@@ -22,15 +21,13 @@ pub(crate) async fn keep_lean(core: Arc<Core>) {
         loop {
             downloads.wait_for(|&count| count > 0).await?;
             downloads.wait_for(|&count| count == 0).await?;
-            for quiet in QUIET {
-                let next = downloads.wait_for(|&count| count > 0);
-                if tokio::time::timeout(quiet, next).await.is_ok() {
-                    break;
-                }
-                core.release_memory();
-                // It walks the whole heap. A panic there is told by its own hook.
-                let _ = tokio::task::spawn_blocking(give_back).await;
+            let next = downloads.wait_for(|&count| count > 0);
+            if tokio::time::timeout(QUIET, next).await.is_ok() {
+                continue;
             }
+            core.release_memory();
+            // It walks the whole heap. A panic there is told by its own hook.
+            let _ = tokio::task::spawn_blocking(give_back).await;
         }
     };
     // It ends with the engine: the sender lives in the core that is held here.

@@ -35,8 +35,8 @@ impl HeadStart {
 }
 
 impl Shim {
-    /// Asks for the beginning of a blob that nothing is here of. Where downloads are limited, the
-    /// swarm alone brings it, within the limit.
+    /// Asks for the beginning of a blob that nothing is here of. Where the process limits its
+    /// downloads, the swarm alone brings it, within the limit.
     pub(crate) fn head_start(self: &Arc<Self>, digest: &Digest) -> HeadStart {
         let size = self.knowledge.size(digest);
         let wanted = size.map_or(LONGEST, piece_len_for);

@@ -4,7 +4,8 @@
 //! hashes) while the next batch is received; so a slow client holds no thread, and memory is
 //! two batches. Written data is made durable every 64 MiB in the background, and never lags
 //! by more than two such stretches: at the end only the tail is left to sync, whatever the
-//! length of the upload.
+//! length of the upload. Of one beyond small pieces, the beginning is read back and hashed again
+//! then.
 //!
 //! Invariant: between [`Intake::settle`] and the next byte, the file, both hashes and the
 //! length agree. [`Intake::rewind`] goes back to such a moment.

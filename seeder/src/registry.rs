@@ -121,8 +121,8 @@ impl Registry {
         self.access.check(caller, action, repo, digest)
     }
 
-    /// An upload is complete: what came becomes a blob of the repository. Everything that can
-    /// take long was done while it came.
+    /// An upload is complete: what came becomes a blob of the repository. Everything that takes
+    /// longer with its length was done while it came.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         repo: &RepoName,

@@ -4,7 +4,7 @@
 //! most of the time. The chains of independent messages fill the gaps, so that one core does
 //! in one pass what it would do in about two and a half.
 //!
-//! All `unsafe` of this room is here: intrinsics behind a proof ([`ShaNi`]) that the
+//! Its `unsafe` is of the kind that `wide` has too: intrinsics behind a proof ([`ShaNi`]) that the
 //! CPU has them, and unaligned loads from arrays of exactly that size. It owns the rounds and
 //! nothing else; padding, segments and the choice of lanes are its callers'.
 

@@ -22,10 +22,10 @@ use std::arch::x86_64::{
 
 use std::sync::LazyLock;
 
-use super::compress::{Block, State};
+use super::compress::{Block, MOST_LANES, State};
 
 /// Messages at once.
-pub(super) const LANES: usize = 8;
+pub(super) const LANES: usize = MOST_LANES as usize;
 
 /// Messages from which on it pays.
 pub(super) const FROM: usize = 4;
@@ -68,7 +68,7 @@ impl Wide {
         const { assert!(0 < N && N <= LANES, "a message for every lane at most") };
         let mut eight: [State; LANES] = std::array::from_fn(|lane| states[lane.min(N - 1)]);
         let blocks = std::array::from_fn(|lane: usize| blocks[lane.min(N - 1)]);
-        // SAFETY: `self` exists only where `detect` found every feature that is enabled there.
+        // SAFETY: `self` exists only where `FOUND` has every feature that is enabled there.
         unsafe { compress(&mut eight, blocks) };
         states.copy_from_slice(&eight[..N]);
     }
