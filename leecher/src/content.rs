@@ -40,6 +40,7 @@ use torrents::{Bitfield, Geometry, Info, PieceIndex};
 use files::Files;
 use record::Record;
 
+pub(crate) use direct::DISK_ALIGN;
 pub(crate) use durable::{make_durable, replace_file, replace_file_lazily, sync_dir};
 pub(crate) use flush::Flusher;
 pub(crate) use record::RecordPaths;
@@ -53,12 +54,20 @@ pub struct Content {
     geometry: Geometry,
     files: Arc<Dirty>,
     have: Mutex<Bitfield>,
-    /// Starts write-back early; `None` when nothing is ever written.
-    flusher: Option<Arc<Flusher>>,
-    /// What a clean end leaves behind; only partial content of the store has one.
-    record: Option<Record>,
+    writable: bool,
+    /// Only partial content of the store is made durable.
+    durable: Option<Durable>,
     /// It became complete while it was open.
     sealed: AtomicBool,
+}
+
+/// What lets the next start believe what is there.
+#[derive(Debug)]
+struct Durable {
+    /// Starts write-back early.
+    flusher: Arc<Flusher>,
+    /// What a clean end leaves behind.
+    record: Record,
 }
 
 /// Files and how much of them waits to be written back; the flusher's view of a content.
@@ -66,8 +75,6 @@ pub struct Content {
 pub(crate) struct Dirty {
     files: Files,
     bytes: AtomicU64,
-    /// Something was written through the page cache, ever.
-    cached: AtomicBool,
     queued: AtomicBool,
     /// Set once writing back failed. The kernel tells only once and then takes the lost pages
     /// for clean, so from here on nothing may be called durable any more.
@@ -201,7 +208,7 @@ impl Content {
         }
         let have = Bitfield::full(geometry.pieces());
         let files = Files::one(file, path.into());
-        Ok(Self::new(geometry, files, have, None, None))
+        Ok(Self::new(geometry, files, have, false, None))
     }
 
     /// What `swell leech` uses: the torrent's files below `dir`, created when missing; what
@@ -233,12 +240,8 @@ impl Content {
         if !keep_cached && !have.is_full() {
             opened.files.go_past_cache();
         }
-        let flusher = if have.is_full() {
-            None
-        } else {
-            Some(Flusher::start()?)
-        };
-        Ok(Self::new(geometry, opened.files, have, flusher, None))
+        let writable = !have.is_full();
+        Ok(Self::new(geometry, opened.files, have, writable, None))
     }
 
     /// Growing content of the store: one file, created sparse at its full length.
@@ -266,34 +269,28 @@ impl Content {
             None => Bitfield::empty(geometry.pieces()),
         };
         let record = Record::new(record, info.hash(), clean);
-        Ok(Self::new(
-            geometry,
-            files,
-            have,
-            Some(flusher),
-            Some(record),
-        ))
+        let durable = Durable { flusher, record };
+        Ok(Self::new(geometry, files, have, true, Some(durable)))
     }
 
     fn new(
         geometry: Geometry,
         files: Files,
         have: Bitfield,
-        flusher: Option<Arc<Flusher>>,
-        record: Option<Record>,
+        writable: bool,
+        durable: Option<Durable>,
     ) -> Self {
         Self {
             geometry,
             files: Arc::new(Dirty {
                 files,
                 bytes: AtomicU64::new(0),
-                cached: AtomicBool::new(false),
                 queued: AtomicBool::new(false),
                 failed: OnceLock::new(),
             }),
             have: Mutex::new(have),
-            flusher,
-            record,
+            writable,
+            durable,
             sealed: AtomicBool::new(false),
         }
     }
@@ -328,17 +325,15 @@ impl Content {
     pub fn write_at(&self, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         let len = slices.iter().map(|slice| slice.len() as u64).sum();
         self.bounds(offset, len)?;
-        let Some(flusher) = self.flusher.as_ref().filter(|_| !self.sealed()) else {
+        if !self.writable || self.sealed() {
             return Err(ContentError::ReadOnly.into());
+        }
+        let Some(Durable { flusher, record }) = &self.durable else {
+            return self.files.files.write_at(offset, slices);
         };
         self.files.check()?;
-        if let Some(record) = &self.record {
-            record.invalidate()?;
-        }
-        if !self.files.files.write_at(offset, slices)? {
-            return Ok(());
-        }
-        self.files.cached.store(true, Ordering::Relaxed);
+        record.invalidate()?;
+        self.files.files.write_at(offset, slices)?;
         let dirty = self.files.bytes.fetch_add(len, Ordering::Relaxed) + len;
         if dirty >= FLUSH_AFTER && !self.files.queued.swap(true, Ordering::AcqRel) {
             flusher.flush(&self.files);
@@ -350,7 +345,7 @@ impl Content {
     /// crash the data itself says so; [`Content::sync`] makes it durable.
     pub fn record(&self, piece: PieceIndex) {
         self.lock_have().insert(piece);
-        if let Some(record) = &self.record {
+        if let Some(Durable { record, .. }) = &self.durable {
             // A failure leaves a record that claims less than there is, never more.
             drop(record.invalidate());
         }
@@ -359,22 +354,18 @@ impl Content {
     /// Makes everything recorded so far durable (data, then record), so that the next start
     /// need not hash it. Blocking.
     ///
-    /// Content without a record is hashed at the next start anyway. When all of it went to the
-    /// disk past the page cache, every failure was heard of, and the disk's own cache is not
-    /// waited for.
+    /// Content without a record is hashed at the next start anyway: the kernel may write it back
+    /// when it likes.
     pub fn sync(&self) -> io::Result<()> {
-        if self.flusher.is_none() || self.sealed() {
+        let Some(Durable { record, .. }) = self.durable.as_ref().filter(|_| !self.sealed()) else {
             return Ok(());
-        }
-        if self.record.is_none() && !self.files.cached.load(Ordering::Relaxed) {
-            return self.files.check();
-        }
+        };
         // Taken before the flush: what is recorded later may not be on disk yet.
         let have = self.have();
         self.files.flush()?;
-        match (&self.record, self.files.files.sole()) {
-            (Some(record), Some(file)) => record.write(file, &self.geometry, &have),
-            _ => Ok(()),
+        match self.files.files.sole() {
+            Some(file) => record.write(file, &self.geometry, &have),
+            None => Ok(()),
         }
     }
 
@@ -392,7 +383,7 @@ impl Content {
     /// The files are no longer where they were opened (committed or removed): whoever still
     /// holds this may read and write them, but no record is kept any more.
     pub(crate) fn detach(&self) {
-        if let Some(record) = &self.record {
+        if let Some(Durable { record, .. }) = &self.durable {
             record.detach();
         }
     }

@@ -1,9 +1,12 @@
 //! Writes past the page cache, for whoever fetches a file and goes: memory that nobody will read
-//! again is not filled, and nothing waits to be written back at the end.
+//! again is not filled, and little waits to be written back at the end.
 //!
-//! Only whole, aligned runs go this way, by way of a staging buffer of the writing thread; the
-//! rest and everything after a refusal is left to the ordinary write. The kernel keeps both
-//! views of a file the same.
+//! One write at a time: what comes while the disk is at it is left to the ordinary write, so that
+//! memory takes what is too much for the disk, and only that.
+//!
+//! Only whole disk blocks go this way: from where they are when they are aligned in memory too,
+//! else by way of a staging buffer of the writing thread. The rest and everything after a refusal
+//! is left to the ordinary write. The kernel keeps both views of a file the same.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -11,11 +14,16 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-/// What every block device and file system is content with.
-const ALIGN: usize = 4096;
+use super::files::IOV_MAX;
+
+/// What every block device and file system is content with: of places in files and in memory, and
+/// of lengths.
+pub(crate) const DISK_ALIGN: usize = 4096;
+/// How Linux calls the kind of file system that is nothing but page cache.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 /// Bytes staged at once.
 const STAGE: usize = 1 << 20;
 
@@ -28,17 +36,37 @@ thread_local! {
 pub(super) struct Direct {
     file: File,
     refused: AtomicBool,
+    busy: AtomicBool,
+}
+
+/// The one write that is under way.
+struct Turn<'a>(&'a AtomicBool);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl Direct {
-    /// Opens the same file again; `None` where there is no such thing.
+    /// Opens the same file again; `None` where there is no such thing, and where files are in
+    /// memory anyway.
     pub(super) fn open(file: &File) -> Option<Self> {
+        if rustix::fs::fstatfs(file).is_ok_and(|fs| fs.f_type == TMPFS) {
+            return None;
+        }
+        // Writes into what is allocated already go side by side, and end up in one place on the
+        // disk. Not every file system can do it.
+        if let Ok(len) = file.metadata().map(|meta| meta.len()) {
+            let _ = rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len);
+        }
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(fd) => Some(Self {
                 file: fd.into(),
                 refused: AtomicBool::new(false),
+                busy: AtomicBool::new(false),
             }),
             Err(error) => {
                 tracing::debug!(%error, "writing through the page cache");
@@ -49,46 +77,48 @@ impl Direct {
 
     /// Writes all of it; false when this is not the way for it, and all of it is to be written
     /// the ordinary way, whatever part is on disk already.
-    pub(super) fn write(&self, at: u64, slices: &[IoSlice<'_>]) -> io::Result<bool> {
-        let len: usize = slices.iter().map(|slice| slice.len()).sum();
-        let aligned = len > 0 && len.is_multiple_of(ALIGN) && at.is_multiple_of(ALIGN as u64);
-        if !aligned || self.refused.load(Ordering::Relaxed) {
+    pub(super) fn write(&self, mut at: u64, slices: &[IoSlice<'_>]) -> io::Result<bool> {
+        let whole = |len: usize| len.is_multiple_of(DISK_ALIGN);
+        let fits = at.is_multiple_of(DISK_ALIGN as u64) && slices.iter().all(|s| whole(s.len()));
+        if !fits || self.refused.load(Ordering::Relaxed) {
             return Ok(false);
         }
+        if self.busy.swap(true, Ordering::Acquire) {
+            return Ok(false);
+        }
+        let _turn = Turn(&self.busy);
+        let parts: Vec<&[u8]> = slices
+            .iter()
+            .flat_map(|slice| slice.chunks(STAGE))
+            .collect();
         STAGING.with_borrow_mut(|staging| {
-            staging.resize(STAGE + ALIGN, 0);
-            let skip = staging.as_ptr().align_offset(ALIGN);
+            staging.resize(STAGE + DISK_ALIGN, 0);
+            let skip = staging.as_ptr().align_offset(DISK_ALIGN);
             let stage = &mut staging[skip..skip + STAGE];
-            let (mut filled, mut offset) = (0, at);
-            for mut slice in slices.iter().map(|slice| &slice[..]) {
-                while !slice.is_empty() {
-                    let (now, later) = slice.split_at(slice.len().min(STAGE - filled));
-                    stage[filled..filled + now.len()].copy_from_slice(now);
-                    filled += now.len();
-                    slice = later;
-                    if filled == STAGE {
-                        if !self.put(offset, stage)? {
-                            return Ok(false);
-                        }
-                        offset += STAGE as u64;
-                        filled = 0;
-                    }
+            let mut parts = &parts[..];
+            while !parts.is_empty() {
+                let (now, later) = parts.split_at(fitting(parts));
+                let bytes: usize = now.iter().map(|part| part.len()).sum();
+                if !self.put(at, &mut staged(now, stage))? {
+                    return Ok(false);
                 }
+                at += bytes as u64;
+                parts = later;
             }
-            self.put(offset, &stage[..filled])
+            Ok(true)
         })
     }
 
     /// False when the file system does not take it like this; it is not tried again.
-    fn put(&self, mut at: u64, mut bytes: &[u8]) -> io::Result<bool> {
-        while !bytes.is_empty() {
-            match rustix::io::pwrite(&self.file, bytes, at) {
+    fn put(&self, mut at: u64, mut slices: &mut [IoSlice<'_>]) -> io::Result<bool> {
+        while !slices.is_empty() {
+            match rustix::io::pwritev(&self.file, slices, at) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 // A short write may end anywhere: the ordinary way takes over.
-                Ok(written) if !written.is_multiple_of(ALIGN) => return Ok(false),
+                Ok(written) if !written.is_multiple_of(DISK_ALIGN) => return Ok(false),
                 Ok(written) => {
                     at += written as u64;
-                    bytes = &bytes[written..];
+                    IoSlice::advance_slices(&mut slices, written);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::INVAL | Errno::OPNOTSUPP) => {
@@ -100,6 +130,43 @@ impl Direct {
         }
         Ok(true)
     }
+}
+
+/// Whether the disk can take it from where it is.
+fn in_place(part: &[u8]) -> bool {
+    part.as_ptr().align_offset(DISK_ALIGN) == 0
+}
+
+/// How many parts go in one call: as many as the stage can take of those that need it.
+fn fitting(parts: &[&[u8]]) -> usize {
+    let mut room = STAGE;
+    parts
+        .iter()
+        .take(IOV_MAX)
+        .take_while(|part| {
+            let needed = if in_place(part) { 0 } else { part.len() };
+            let fits = needed <= room;
+            room -= needed.min(room);
+            fits
+        })
+        .count()
+}
+
+/// The parts, those that are not aligned moved to the stage.
+fn staged<'a>(parts: &[&'a [u8]], stage: &'a mut [u8]) -> Vec<IoSlice<'a>> {
+    let mut rest = stage;
+    parts
+        .iter()
+        .map(|&part| {
+            if in_place(part) {
+                return IoSlice::new(part);
+            }
+            let (mine, later) = std::mem::take(&mut rest).split_at_mut(part.len());
+            rest = later;
+            mine.copy_from_slice(part);
+            IoSlice::new(mine)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -116,14 +183,31 @@ mod tests {
         let Some(direct) = Direct::open(&file) else {
             return;
         };
-        // Odd slices over the end of a stage.
-        let cut: Vec<IoSlice<'_>> = bytes.chunks(16_384 * 3 + 5).map(IoSlice::new).collect();
+        // Blocks in place, blocks anywhere, and one that is longer than the stage.
+        let begin = bytes.as_ptr().align_offset(DISK_ALIGN);
+        let (placed, loose) = bytes[begin..].split_at(16 * DISK_ALIGN);
+        let loose = &loose[1..];
+        let mut expected = Vec::new();
+        let mut cut = Vec::new();
+        for n in 0..16 {
+            let from = n * DISK_ALIGN..(n + 1) * DISK_ALIGN;
+            let part = if n % 3 == 0 {
+                &loose[from]
+            } else {
+                &placed[from]
+            };
+            expected.extend_from_slice(part);
+            cut.push(IoSlice::new(part));
+        }
+        let long = &loose[..STAGE + 2 * DISK_ALIGN];
+        expected.extend_from_slice(long);
+        cut.push(IoSlice::new(long));
         let taken = direct.write(1 << 20, &cut).unwrap();
         assert!(!direct.write(1, &[IoSlice::new(&bytes[..4096])]).unwrap());
         assert!(!direct.write(0, &[IoSlice::new(&bytes[..4095])]).unwrap());
         if taken {
             let read = std::fs::read(&path).unwrap();
-            assert_eq!(&read[1 << 20..4 << 20], &bytes[..]);
+            assert_eq!(&read[1 << 20..(1 << 20) + expected.len()], &expected[..]);
             assert!(read[..1 << 20].iter().all(|&byte| byte == 0));
             assert_eq!(read.len(), 5 << 20);
         }

@@ -24,7 +24,7 @@ use super::direct::Direct;
 use super::output::Root;
 
 /// Slices in one call; Linux refuses more.
-const IOV_MAX: usize = 1024;
+pub(super) const IOV_MAX: usize = 1024;
 /// Files of a tree open at once.
 const OPEN_FILES: usize = 128;
 
@@ -156,8 +156,8 @@ impl Files {
         Ok(total)
     }
 
-    /// Writes everything; whether it is in the page cache, to be written back.
-    pub(super) fn write_at(&self, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<bool> {
+    /// Writes everything.
+    pub(super) fn write_at(&self, offset: u64, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         if let Self::One {
             file,
             path,
@@ -171,10 +171,9 @@ impl Files {
                     .write(offset, slices)
                     .map_err(ContentError::io("write", path))?
             {
-                return Ok(false);
+                return Ok(());
             }
             return write_all(file, offset, slices)
-                .map(|()| true)
                 .map_err(|source| ContentError::io("write", path)(source).into());
         }
         let len = slices.iter().map(|slice| slice.len()).sum();
@@ -186,8 +185,7 @@ impl Files {
                 write_all(&file, part.at, &mut mine).map_err(ContentError::io("write", path()))?;
             }
             Ok(true)
-        })?;
-        Ok(true)
+        })
     }
 
     /// Flushes the data of every file written since the last time.
