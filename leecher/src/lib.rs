@@ -29,6 +29,8 @@ mod memory;
 mod metadata;
 mod outbox;
 mod peer_task;
+mod receive;
+mod run;
 mod slabs;
 mod status;
 mod torrent;

@@ -8,13 +8,17 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 
+use crate::content::DISK_ALIGN;
 use crate::locked;
 
 /// Bytes of a slab: what one read may take from the kernel, and small enough to stay in the
 /// processor's cache until it is decoded.
 pub(crate) const SLAB: usize = 256 * 1024;
+
+/// What is allocated, so that a slab is left of it behind any alignment.
+const WHOLE: usize = SLAB + DISK_ALIGN;
 
 /// A slab with less room than this is not worth another read.
 const LEAST_ROOM: usize = 32 * 1024;
@@ -49,21 +53,36 @@ impl Slabs {
 
     /// An empty buffer with room for a good read.
     pub(crate) fn take(&self) -> BytesMut {
+        self.take_with(LEAST_ROOM)
+    }
+
+    /// An empty buffer with room for [`SLAB`] bytes or little less, which begins where a disk
+    /// wants what it is given.
+    pub(crate) fn take_aligned(&self) -> BytesMut {
+        let mut slab = self.take_with(SLAB);
+        let skip = slab.as_ptr().align_offset(DISK_ALIGN);
+        slab.resize(skip, 0);
+        slab.advance(skip);
+        slab
+    }
+
+    fn take_with(&self, room: usize) -> BytesMut {
         let mut lists = locked(&self.lists);
-        if let Some(slab) = lists.ready.pop() {
-            return slab;
+        let fits = |slab: &BytesMut| slab.capacity() >= room;
+        if let Some(at) = lists.ready.iter().rposition(fits) {
+            return lists.ready.swap_remove(at);
         }
         for _ in 0..LOOKS.min(lists.spent.len()) {
             let Some(mut slab) = lists.spent.pop_front() else {
                 break;
             };
-            if slab.try_reclaim(SLAB) {
+            if slab.try_reclaim(WHOLE) {
                 return slab;
             }
             lists.spent.push_back(slab);
         }
         drop(lists);
-        BytesMut::with_capacity(SLAB)
+        BytesMut::with_capacity(WHOLE)
     }
 
     /// Takes a buffer back whose bytes are all cut off.

@@ -20,6 +20,7 @@ use crate::connection::Connection;
 use crate::dial::{DialFailure, dial};
 use crate::outbox::Outbox;
 use crate::peer_task::{FromPeer, Gone, Reader};
+use crate::receive::Receiver;
 use crate::status::{PeerStatus, Source, TorrentStatus};
 use crate::upload::Writer;
 
@@ -125,12 +126,13 @@ impl TorrentTask {
     }
 
     fn reader(&self, peer: PeerKey, socket: OwnedReadHalf, fast: bool, extended: bool) -> Reader {
+        let geometry = *self.shared.info.geometry();
         Reader {
             core: Arc::clone(&self.core),
             throttle: self.throttle.clone(),
             peer,
             socket,
-            decoder: Decoder::new(*self.shared.info.geometry(), fast, extended),
+            receiver: Receiver::new(Decoder::new(geometry, fast, extended)),
             to_torrent: self.to_us.clone(),
         }
     }

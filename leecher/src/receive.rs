@@ -1,0 +1,363 @@
+//! What a connection reads: socket to frames, without waiting and without copying payload.
+//!
+//! An ordinary read takes all that the kernel has into a slab, and whole frames are cut off its
+//! front. Once a block of 16 KiB is due, a [`Run`] takes over until something else comes.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use bytes::BytesMut;
+use tokio::io::Interest;
+use tokio::net::tcp::OwnedReadHalf;
+use torrents::Block;
+use torrents::wire::{Decoder, Frame, WireError};
+
+use crate::peer_task::{Batch, Gone, Part};
+use crate::run::Run;
+use crate::slabs::Slabs;
+
+/// Spare room that an idle connection may keep.
+const SMALL: usize = 4096;
+
+/// The receiving end of a connection.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    decoder: Decoder,
+    held: Held,
+}
+
+/// What came and is not whole yet.
+#[derive(Debug, Default)]
+enum Held {
+    /// An idle connection costs no memory.
+    #[default]
+    Nothing,
+    /// The beginning of a frame, or of the payload of a block whose header is taken.
+    Slab(Option<Block>, BytesMut),
+    Run(Run),
+}
+
+impl Receiver {
+    pub(crate) fn new(decoder: Decoder) -> Self {
+        Self {
+            decoder,
+            held: Held::Nothing,
+        }
+    }
+
+    /// One read; whole frames go into `batch`, also those before an error. Brings nothing when
+    /// the socket has nothing.
+    pub(crate) fn read(
+        &mut self,
+        socket: &OwnedReadHalf,
+        slabs: &Slabs,
+        batch: &mut Batch,
+    ) -> Result<(), Gone> {
+        let (mut owed, mut slab) = match std::mem::take(&mut self.held) {
+            Held::Run(mut run) => {
+                let stream = socket.as_ref();
+                let read = || run.read(slabs, stream.as_fd());
+                let read = stream.try_io(Interest::READABLE, read);
+                let came = arrived(read, |came| came.bytes)?;
+                let whole = |block, payload: BytesMut| batch.push_block(block, payload.freeze());
+                let remains = match came {
+                    Some(came) => run.advance(came, slabs, &self.decoder, whole)?,
+                    None => None,
+                };
+                let Some(remains) = remains else {
+                    self.held = Held::Run(run);
+                    return Ok(());
+                };
+                remains
+            }
+            held => {
+                let (owed, mut slab) = match held {
+                    Held::Slab(owed, slab) => (owed, slab),
+                    _ => (None, slabs.take()),
+                };
+                let frame = owed.map_or(self.decoder.max_buffered(), |block| block.len as usize);
+                let missing = frame.saturating_sub(slab.len());
+                slabs.make_room(&mut slab, missing);
+                if arrived(socket.try_read_buf(&mut slab), |&read| read)?.is_none() {
+                    self.hold(slabs, owed, slab);
+                    return Ok(());
+                }
+                (owed, slab)
+            }
+        };
+        let cut = self.cut(&mut slab, &mut owed, batch);
+        self.hold(slabs, owed, slab);
+        cut.map_err(Gone::Protocol)
+    }
+
+    /// Keeps what is begun until more of it comes.
+    fn hold(&mut self, slabs: &Slabs, owed: Option<Block>, slab: BytesMut) {
+        self.held = match owed {
+            Some(block) if Run::can_begin(block, slab.len()) => {
+                let run = Run::begin(slabs, block, &slab);
+                slabs.give(slab);
+                Held::Run(run)
+            }
+            None if slab.is_empty() => {
+                slabs.give(slab);
+                Held::Nothing
+            }
+            _ => Held::Slab(owed, slab),
+        };
+    }
+
+    /// Leaves a connection that is idle no more memory than the bytes it holds.
+    pub(crate) fn shrink(&mut self, slabs: &Slabs) {
+        let (owed, slab) = match std::mem::take(&mut self.held) {
+            Held::Nothing => return,
+            Held::Slab(owed, slab) => (owed, slab),
+            Held::Run(run) => run.end(),
+        };
+        self.held = match slab.capacity() > slab.len() + SMALL {
+            true => {
+                let rest = BytesMut::from(&slab[..]);
+                slabs.give(slab);
+                Held::Slab(owed, rest)
+            }
+            false => Held::Slab(owed, slab),
+        };
+    }
+
+    /// Cuts all whole frames off the front of the slab.
+    fn cut(
+        &self,
+        slab: &mut BytesMut,
+        owed: &mut Option<Block>,
+        batch: &mut Batch,
+    ) -> Result<(), WireError> {
+        loop {
+            if let Some(block) = *owed {
+                let len = block.len as usize;
+                if slab.len() < len {
+                    return Ok(());
+                }
+                batch.push_block(block, slab.split_to(len).freeze());
+                *owed = None;
+            }
+            match self.decoder.decode(slab)? {
+                Some(Frame::Piece(block)) => *owed = Some(block),
+                Some(Frame::Message(message)) => batch.push_message(message),
+                Some(Frame::Oversized(block)) => batch.parts.push(Part::Oversized(block)),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// What came; `None` when the socket has nothing now.
+fn arrived<T>(read: io::Result<T>, bytes: impl FnOnce(&T) -> usize) -> Result<Option<T>, Gone> {
+    match read {
+        Ok(came) if bytes(&came) == 0 => Err(Gone::Closed),
+        Ok(came) => Ok(Some(came)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(Gone::Io(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use torrents::swarm::PeerKey;
+    use torrents::wire::{self, Message};
+    use torrents::{BLOCK_LEN, Geometry};
+
+    use super::*;
+
+    const PIECES: u32 = 40;
+
+    /// What a peer sends, and what is to be made of it.
+    #[derive(Debug, Clone, PartialEq)]
+    enum Item {
+        Block(Block, Vec<u8>),
+        Message(Message),
+    }
+
+    fn geometry() -> Geometry {
+        Geometry::new(u64::from(PIECES) * 65_536 - 5000, 65_536).unwrap()
+    }
+
+    fn item() -> impl Strategy<Value = Item> {
+        let whole = (0..PIECES - 1, 0..4u32, any::<u8>()).prop_map(|(piece, slot, salt)| {
+            let block = geometry().block(piece, slot * BLOCK_LEN, BLOCK_LEN);
+            let bytes = (0..BLOCK_LEN).map(|n| n.to_le_bytes()[0] ^ salt).collect();
+            Item::Block(block.unwrap(), bytes)
+        });
+        let short = (1..BLOCK_LEN).prop_map(|len| {
+            let block = geometry().block(PIECES - 1, 0, len).unwrap();
+            Item::Block(block, vec![7; len as usize])
+        });
+        let message = prop_oneof![
+            Just(Message::KeepAlive),
+            Just(Message::Unchoke),
+            (0..PIECES).prop_map(|piece| Message::Have(geometry().piece(piece).unwrap())),
+            (0..PIECES - 1)
+                .prop_map(|piece| Message::Request(geometry().block(piece, 0, 100).unwrap())),
+        ];
+        prop_oneof![
+            30 => whole,
+            1 => short,
+            3 => message.prop_map(Item::Message),
+        ]
+    }
+
+    fn encoded(items: &[Item]) -> BytesMut {
+        let mut stream = BytesMut::new();
+        for item in items {
+            match item {
+                Item::Message(message) => wire::encode(message, &mut stream),
+                Item::Block(block, bytes) => {
+                    stream.extend_from_slice(&wire::piece_header(*block));
+                    stream.extend_from_slice(bytes);
+                }
+            }
+        }
+        stream
+    }
+
+    fn items(batch: Batch) -> Vec<Item> {
+        let mut blocks = batch.blocks.into_iter().zip(batch.payload);
+        let mut requests = batch.requests.into_iter();
+        let mut items = Vec::new();
+        for part in batch.parts {
+            match part {
+                Part::Message(message) => items.push(Item::Message(message)),
+                Part::Blocks(run) => {
+                    let run = blocks.by_ref().take(run);
+                    items.extend(run.map(|(block, bytes)| Item::Block(block, bytes.to_vec())));
+                }
+                Part::Requests(run) => {
+                    let run = requests.by_ref().take(run).map(Message::Request);
+                    items.extend(run.map(Item::Message));
+                }
+                Part::Oversized(block) => panic!("{block:?} is not too large"),
+            }
+        }
+        items
+    }
+
+    async fn pair() -> (TcpStream, OwnedReadHalf) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        ours.set_nodelay(true).unwrap();
+        (ours, listener.accept().await.unwrap().0.into_split().0)
+    }
+
+    /// Everything that comes out when the stream comes in such parts; idle now and then.
+    async fn received(stream: &[u8], parts: &[usize]) -> Vec<Item> {
+        let (mut peer, socket) = pair().await;
+        let slabs = Slabs::new(4 << 20);
+        let mut receiver = Receiver::new(Decoder::new(geometry(), true, true));
+        let (mut got, mut rest) = (Vec::new(), stream);
+        for (turn, &part) in parts.iter().cycle().enumerate() {
+            let (now, later) = rest.split_at(part.min(rest.len()));
+            rest = later;
+            peer.write_all(now).await.unwrap();
+            if turn % 5 == 4 {
+                receiver.shrink(&slabs);
+            }
+            if later.is_empty() {
+                break;
+            }
+            let mut batch = Batch::new(PeerKey(1));
+            socket.readable().await.unwrap();
+            receiver.read(&socket, &slabs, &mut batch).unwrap();
+            got.extend(items(batch));
+        }
+        drop(peer);
+        loop {
+            let mut batch = Batch::new(PeerKey(1));
+            socket.readable().await.unwrap();
+            let read = receiver.read(&socket, &slabs, &mut batch);
+            got.extend(items(batch));
+            match read {
+                Ok(()) => {}
+                Err(Gone::Closed) => return got,
+                Err(gone) => panic!("{gone}"),
+            }
+        }
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn what_is_sent_arrives_however_it_is_cut(
+            items in prop::collection::vec(item(), 1..60),
+            parts in prop::collection::vec(
+                prop_oneof![1..40usize, 16_380..16_400usize, 1..300_000usize], 1..12),
+        ) {
+            let stream = encoded(&items);
+            let got = runtime().block_on(received(&stream, &parts));
+            prop_assert!(got == items);
+        }
+    }
+
+    /// Sends in two parts, the second into a run, and reads until `enough` says so.
+    async fn two_parts(stream: &[u8], first: usize, enough: impl Fn(&Batch) -> bool) -> Batch {
+        let (mut peer, socket) = pair().await;
+        let slabs = Slabs::new(4 << 20);
+        let mut receiver = Receiver::new(Decoder::new(geometry(), true, true));
+        let mut batch = Batch::new(PeerKey(1));
+        let (first, second) = stream.split_at(first);
+        peer.write_all(first).await.unwrap();
+        socket.readable().await.unwrap();
+        receiver.read(&socket, &slabs, &mut batch).unwrap();
+        assert!(matches!(receiver.held, Held::Run(_)));
+        peer.write_all(second).await.unwrap();
+        let reads = async {
+            while !enough(&batch) {
+                socket.readable().await.unwrap();
+                receiver.read(&socket, &slabs, &mut batch).unwrap();
+            }
+        };
+        let read = tokio::time::timeout(Duration::from_secs(20), reads).await;
+        read.expect("something waits in the receiver");
+        batch
+    }
+
+    fn blocks(count: u32) -> Vec<Item> {
+        let block = |n| geometry().block(n, 0, BLOCK_LEN).unwrap();
+        (0..count)
+            .map(|n| Item::Block(block(n), vec![n.to_le_bytes()[0]; BLOCK_LEN as usize]))
+            .collect()
+    }
+
+    #[test]
+    fn no_message_waits_behind_a_run() {
+        for message in [Message::KeepAlive, Message::Choke] {
+            let mut sent = blocks(3);
+            sent.push(Item::Message(message));
+            let got = runtime().block_on(two_parts(&encoded(&sent), 20_000, |batch| {
+                matches!(batch.parts.last(), Some(Part::Message(_)))
+            }));
+            assert!(items(got) == sent);
+        }
+    }
+
+    #[test]
+    fn blocks_of_a_run_are_aligned_neighbours() {
+        let whole = |batch: &Batch| batch.payload.len() == 6;
+        let got = runtime().block_on(two_parts(&encoded(&blocks(6)), 100, whole));
+        let places: Vec<_> = got.payload.iter().map(|bytes| bytes.as_ptr()).collect();
+        assert_eq!(places[0].align_offset(crate::content::DISK_ALIGN), 0);
+        for (n, &place) in places.iter().enumerate() {
+            assert_eq!(place, places[0].wrapping_add(n * BLOCK_LEN as usize));
+        }
+    }
+}
