@@ -1,37 +1,32 @@
-//! Gives memory back once nothing is downloaded any more.
+//! Gives memory back once nothing is downloaded any more, and again when idle torrents closed.
 //!
 //! An agent shares its host with those it serves: what fifty layers needed for a moment must not
 //! stay with a process that has nothing to do. What is freed goes to the allocator, and glibc's
 //! keeps it for the next time unless it is asked.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch::error::RecvError;
-
 use crate::engine::Core;
 
-/// Quiet for so long, the next download is not expected at once.
+/// What was freed within this time is given back together, unless a download began.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Runs as long as the engine.
 pub(crate) async fn keep_lean(core: Arc<Core>) {
-    let mut downloads = core.downloads();
     let watched = async {
         loop {
-            downloads.wait_for(|&count| count > 0).await?;
-            downloads.wait_for(|&count| count == 0).await?;
-            let next = downloads.wait_for(|&count| count > 0);
-            if tokio::time::timeout(QUIET, next).await.is_ok() {
-                continue;
+            core.freed.notified().await;
+            tokio::time::sleep(QUIET).await;
+            // The end of a download that began meanwhile is heard of too.
+            if core.release_memory() {
+                // It walks the whole heap. A panic there is told by its own hook.
+                let _ = tokio::task::spawn_blocking(give_back).await;
             }
-            core.release_memory();
-            // It walks the whole heap. A panic there is told by its own hook.
-            let _ = tokio::task::spawn_blocking(give_back).await;
         }
     };
-    // It ends with the engine: the sender lives in the core that is held here.
-    let _: Option<Result<(), RecvError>> = core.stop.run_until_cancelled(watched).await;
+    let _: Option<Infallible> = core.stop.run_until_cancelled(watched).await;
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -29,6 +29,10 @@ use crate::trackers::Trackers;
 
 /// For a connection to a herd or tracker; a longer wait belongs to the answer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// Connections to one herd that are kept for the next questions, and how long. Each holds
+/// buffers: what a burst of pulls opened must not stay.
+const KEPT: usize = 4;
+const KEPT_FOR: Duration = Duration::from_secs(20);
 /// How often what exceeds the capacity is looked for, beside the end of every download.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 
@@ -210,6 +214,8 @@ fn client(config: &Config) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .user_agent(concat!("swell-agent/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_WITHIN.min(config.patience.origin))
+        .pool_max_idle_per_host(KEPT)
+        .pool_idle_timeout(KEPT_FOR)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()

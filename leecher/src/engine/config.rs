@@ -46,7 +46,7 @@ impl Default for Config {
             max_connections: 2_000,
             swarm: torrents::swarm::Settings::default(),
             exchange_metadata: true,
-            dormant_after: Duration::from_secs(120),
+            dormant_after: Duration::from_secs(20),
         }
     }
 }

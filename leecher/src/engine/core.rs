@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -60,6 +60,8 @@ pub(crate) struct Core {
     opening: [tokio::sync::Mutex<()>; STRIPES],
     /// Torrents that share the memory.
     downloads: Arc<watch::Sender<usize>>,
+    /// Somebody who held memory is gone.
+    pub(crate) freed: Arc<Notify>,
 }
 
 impl fmt::Debug for Core {
@@ -73,6 +75,7 @@ impl fmt::Debug for Core {
 /// A claim on an equal share of the memory, given up by dropping it.
 pub(crate) struct DownloadShare {
     downloads: Arc<watch::Sender<usize>>,
+    freed: Arc<Notify>,
     memory: u64,
 }
 
@@ -87,6 +90,7 @@ impl DownloadShare {
 impl Drop for DownloadShare {
     fn drop(&mut self) {
         self.downloads.send_modify(|count| *count -= 1);
+        self.freed.notify_one();
     }
 }
 
@@ -134,6 +138,7 @@ impl Core {
             torrents: Mutex::default(),
             opening: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             downloads: Arc::new(watch::Sender::new(0)),
+            freed: Arc::default(),
             config,
             local_addr,
             gate,
@@ -159,15 +164,18 @@ impl Core {
         self.downloads.send_modify(|count| *count += 1);
         DownloadShare {
             downloads: Arc::clone(&self.downloads),
+            freed: Arc::clone(&self.freed),
             memory: self.config.memory,
         }
     }
 
-    /// Memory of downloads that nobody has any more goes back to the system.
-    pub(crate) fn release_memory(&self) {
-        if *self.downloads.borrow() == 0 {
+    /// Lets the buffers of downloads go; false while there are downloads.
+    pub(crate) fn release_memory(&self) -> bool {
+        let idle = *self.downloads.borrow() == 0;
+        if idle {
             self.slabs.clear();
         }
+        idle
     }
 
     /// Tells when shares change.
@@ -370,6 +378,7 @@ impl Core {
             self.announce_dormant(info_hash, &trackers);
         }
         self.bandwidth.release(info_hash);
+        self.freed.notify_one();
         shared.ended.cancel();
     }
 
