@@ -446,7 +446,8 @@ def layers(opt):
     for _ in range(150):
         push(256 << 10)
     pull(digests[50:])
-    time.sleep(10)
+    # Until what the last pull opened is closed again.
+    time.sleep(30)
     cpu, began = p.cpu(), time.monotonic()
     time.sleep(30)
     print(f"idle with {len(digests)} cached layers: {p.rss() / 2**20:.0f} MiB resident, "
