@@ -156,8 +156,9 @@ impl Run {
             }
             self.scratch.clear();
             self.scratch.extend_from_slice(&header);
-            if let Some(Frame::Piece(block)) = decoder.decode(&mut self.scratch)? {
-                self.owed = Some(block);
+            match decoder.decode(&mut self.scratch)? {
+                Some(Frame::Piece(block)) => self.owed = Some(block),
+                _ => return Ok(Some((None, self.rest(slabs, at, left)))),
             }
         }
     }
