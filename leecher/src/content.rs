@@ -238,7 +238,7 @@ impl Content {
             return Err(ContentError::io("write to", path)(source).into());
         }
         if !keep_cached && !have.is_full() {
-            opened.files.go_past_cache();
+            opened.files.go_past_cache()?;
         }
         let writable = !have.is_full();
         Ok(Self::new(geometry, opened.files, have, writable, None))
@@ -261,6 +261,10 @@ impl Content {
         }
         let files = Files::one(file, path.into());
         let clean = recorded.is_some();
+        if !clean {
+            // A process that was killed may have left it in memory only.
+            files.distrust();
+        }
         let have = match recorded {
             Some(have) => have,
             None if existed.is_some_and(|length| length > 0) => {
@@ -342,7 +346,7 @@ impl Content {
     }
 
     /// Remembers that a piece is written and verified. Cheap: memory only, because after a
-    /// crash the data itself says so; [`Content::sync`] makes it durable.
+    /// crash the data itself says so; [`Content::sync`] spares the hashing where it can.
     pub fn record(&self, piece: PieceIndex) {
         self.lock_have().insert(piece);
         if let Some(Durable { record, .. }) = &self.durable {
@@ -354,11 +358,18 @@ impl Content {
     /// Makes everything recorded so far durable (data, then record), so that the next start
     /// need not hash it. Blocking.
     ///
-    /// Content without a record is hashed at the next start anyway: the kernel may write it back
-    /// when it likes.
+    /// Content without a record is hashed at the next start anyway. Where most of it went to the
+    /// disk past the page cache, the rest is left to the kernel; else it is flushed, so that
+    /// failures are heard of.
     pub fn sync(&self) -> io::Result<()> {
-        let Some(Durable { record, .. }) = self.durable.as_ref().filter(|_| !self.sealed()) else {
+        if !self.writable || self.sealed() {
             return Ok(());
+        }
+        let Some(Durable { record, .. }) = &self.durable else {
+            return match self.files.files.goes_past_cache() {
+                true => Ok(()),
+                false => self.files.flush(),
+            };
         };
         // Taken before the flush: what is recorded later may not be on disk yet.
         let have = self.have();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::engine::Core;
 
-/// What was freed within this time is given back together, unless a download began.
+/// Memory is given back once nothing was freed for so long and nothing is being downloaded.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Runs as long as the engine.
@@ -18,8 +18,9 @@ pub(crate) async fn keep_lean(core: Arc<Core>) {
     let watched = async {
         loop {
             core.freed.notified().await;
-            tokio::time::sleep(QUIET).await;
-            // The end of a download that began meanwhile is heard of too.
+            let more = || tokio::time::timeout(QUIET, core.freed.notified());
+            while more().await.is_ok() {}
+            // The end of a download that goes on is heard of too.
             if core.release_memory() {
                 // It walks the whole heap. A panic there is told by its own hook.
                 let _ = tokio::task::spawn_blocking(give_back).await;

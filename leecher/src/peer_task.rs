@@ -134,17 +134,19 @@ impl Reader {
                     return Gone::Io(error);
                 },
                 _ = idle.tick() => {
-                    if std::mem::replace(&mut quiet, true) {
-                        self.receiver.shrink(&self.core.slabs);
+                    if std::mem::replace(&mut quiet, true)
+                        && self.receiver.shrink(&self.core.slabs)
+                    {
+                        self.core.freed.notify_one();
                     }
                     continue;
                 }
             }
             quiet = false;
             let mut batch = Batch::new(self.peer);
-            let read = self
-                .receiver
-                .read(&self.socket, &self.core.slabs, &mut batch);
+            let slabs = &self.core.slabs;
+            let read = self.receiver.read(&mut self.socket, slabs, &mut batch);
+            let read = read.await;
             let payload: u64 = batch.blocks.iter().map(|block| u64::from(block.len)).sum();
             if !batch.parts.is_empty() {
                 // An error means that the torrent ended, and this task is about to be aborted.
@@ -153,6 +155,8 @@ impl Reader {
             if let Err(gone) = read {
                 return gone;
             }
+            // A peer that sends what means nothing must not keep others from their turn.
+            tokio::task::coop::consume_budget().await;
             if payload > 0 {
                 self.throttle.download(payload).await;
                 self.core.hashers.room().await;

@@ -1,23 +1,25 @@
-//! What a connection reads: socket to frames, without waiting and without copying payload.
+//! What a connection reads: socket to frames, without waiting.
 //!
 //! An ordinary read takes all that the kernel has into a slab, and whole frames are cut off its
-//! front. Once a block of 16 KiB is due, a [`Run`] takes over until something else comes.
+//! front, payload too. Once a block of 16 KiB is due, a [`Run`] takes over until something else
+//! comes. Only what is begun when one takes over from the other is copied.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use tokio::io::Interest;
 use tokio::net::tcp::OwnedReadHalf;
+use tokio_util::io::poll_read_buf;
 use torrents::Block;
 use torrents::wire::{Decoder, Frame, WireError};
 
 use crate::peer_task::{Batch, Gone, Part};
-use crate::run::Run;
-use crate::slabs::Slabs;
-
-/// Spare room that an idle connection may keep.
-const SMALL: usize = 4096;
+use crate::run::{Came, Run};
+use crate::slabs::{LEAST_ROOM, Slabs};
 
 /// The receiving end of a connection.
 #[derive(Debug)]
@@ -29,9 +31,10 @@ pub(crate) struct Receiver {
 /// What came and is not whole yet.
 #[derive(Debug, Default)]
 enum Held {
-    /// An idle connection costs no memory.
     #[default]
     Nothing,
+    /// As much as came, of a connection that became idle.
+    Little(Option<Block>, BytesMut),
     /// The beginning of a frame, or of the payload of a block whose header is taken.
     Slab(Option<Block>, BytesMut),
     Run(Run),
@@ -47,24 +50,24 @@ impl Receiver {
 
     /// One read; whole frames go into `batch`, also those before an error. Brings nothing when
     /// the socket has nothing.
-    pub(crate) fn read(
+    pub(crate) async fn read(
         &mut self,
-        socket: &OwnedReadHalf,
+        socket: &mut OwnedReadHalf,
         slabs: &Slabs,
         batch: &mut Batch,
     ) -> Result<(), Gone> {
         let (mut owed, mut slab) = match std::mem::take(&mut self.held) {
             Held::Run(mut run) => {
-                let stream = socket.as_ref();
-                let read = || run.read(slabs, stream.as_fd());
-                let read = stream.try_io(Interest::READABLE, read);
-                let came = arrived(read, |came| came.bytes)?;
-                let whole = |block, payload: BytesMut| batch.push_block(block, payload.freeze());
-                let remains = match came {
-                    Some(came) => run.advance(came, slabs, &self.decoder, whole)?,
+                let remains = match read_run(&mut run, socket, slabs)? {
+                    Some(came) => {
+                        let whole =
+                            |block, bytes: BytesMut| batch.push_block(block, bytes.freeze());
+                        run.advance(came, slabs, &self.decoder, whole)?
+                    }
                     None => None,
                 };
                 let Some(remains) = remains else {
+                    run.rest_between(slabs);
                     self.held = Held::Run(run);
                     return Ok(());
                 };
@@ -73,16 +76,32 @@ impl Receiver {
             held => {
                 let (owed, mut slab) = match held {
                     Held::Slab(owed, slab) => (owed, slab),
-                    _ => (None, slabs.take()),
+                    Held::Little(owed, little) => {
+                        let mut slab = slabs.take(LEAST_ROOM.max(little.len()));
+                        slab.extend_from_slice(&little);
+                        (owed, slab)
+                    }
+                    _ => (None, slabs.take(LEAST_ROOM)),
                 };
                 let frame = owed.map_or(self.decoder.max_buffered(), |block| block.len as usize);
                 let missing = frame.saturating_sub(slab.len());
                 slabs.make_room(&mut slab, missing);
-                if arrived(socket.try_read_buf(&mut slab), |&read| read)?.is_none() {
-                    self.hold(slabs, owed, slab);
-                    return Ok(());
+                // Once, and not again when there is nothing.
+                let read = poll_fn(|context| {
+                    match poll_read_buf(Pin::new(&mut *socket), context, &mut slab) {
+                        Poll::Ready(read) => Poll::Ready(Some(read)),
+                        Poll::Pending => Poll::Ready(None),
+                    }
+                });
+                match read.await {
+                    Some(Ok(0)) => return Err(Gone::Closed),
+                    Some(Ok(_)) => (owed, slab),
+                    Some(Err(error)) => return Err(Gone::Io(error)),
+                    None => {
+                        self.hold(slabs, owed, slab);
+                        return Ok(());
+                    }
                 }
-                (owed, slab)
             }
         };
         let cut = self.cut(&mut slab, &mut owed, batch);
@@ -106,21 +125,20 @@ impl Receiver {
         };
     }
 
-    /// Leaves a connection that is idle no more memory than the bytes it holds.
-    pub(crate) fn shrink(&mut self, slabs: &Slabs) {
+    /// Leaves a connection that is idle no more memory than the bytes it holds; says whether it
+    /// held more.
+    pub(crate) fn shrink(&mut self, slabs: &Slabs) -> bool {
         let (owed, slab) = match std::mem::take(&mut self.held) {
-            Held::Nothing => return,
             Held::Slab(owed, slab) => (owed, slab),
             Held::Run(run) => run.end(),
-        };
-        self.held = match slab.capacity() > slab.len() + SMALL {
-            true => {
-                let rest = BytesMut::from(&slab[..]);
-                slabs.give(slab);
-                Held::Slab(owed, rest)
+            held => {
+                self.held = held;
+                return false;
             }
-            false => Held::Slab(owed, slab),
         };
+        self.held = Held::Little(owed, BytesMut::from(&slab[..]));
+        slabs.give(slab);
+        true
     }
 
     /// Cuts all whole frames off the front of the slab.
@@ -149,12 +167,23 @@ impl Receiver {
     }
 }
 
-/// What came; `None` when the socket has nothing now.
-fn arrived<T>(read: io::Result<T>, bytes: impl FnOnce(&T) -> usize) -> Result<Option<T>, Gone> {
+/// What came into a run; `None` when the socket has nothing now.
+fn read_run(run: &mut Run, socket: &OwnedReadHalf, slabs: &Slabs) -> Result<Option<Came>, Gone> {
+    let stream = socket.as_ref();
+    let mut short = None;
+    let read = stream.try_io(Interest::READABLE, || {
+        let came = run.read(slabs, stream.as_fd())?;
+        if came.bytes == 0 || came.full {
+            return Ok(came);
+        }
+        // The socket is empty now: saying so spares the read that would find it out.
+        short = Some(came);
+        Err(io::ErrorKind::WouldBlock.into())
+    });
     match read {
-        Ok(came) if bytes(&came) == 0 => Err(Gone::Closed),
+        Ok(came) if came.bytes == 0 => Err(Gone::Closed),
         Ok(came) => Ok(Some(came)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(short),
         Err(error) => Err(Gone::Io(error)),
     }
 }
@@ -255,7 +284,7 @@ mod tests {
 
     /// Everything that comes out when the stream comes in such parts; idle now and then.
     async fn received(stream: &[u8], parts: &[usize]) -> Vec<Item> {
-        let (mut peer, socket) = pair().await;
+        let (mut peer, mut socket) = pair().await;
         let slabs = Slabs::new(4 << 20);
         let mut receiver = Receiver::new(Decoder::new(geometry(), true, true));
         let (mut got, mut rest) = (Vec::new(), stream);
@@ -271,14 +300,17 @@ mod tests {
             }
             let mut batch = Batch::new(PeerKey(1));
             socket.readable().await.unwrap();
-            receiver.read(&socket, &slabs, &mut batch).unwrap();
+            receiver
+                .read(&mut socket, &slabs, &mut batch)
+                .await
+                .unwrap();
             got.extend(items(batch));
         }
         drop(peer);
         loop {
             let mut batch = Batch::new(PeerKey(1));
             socket.readable().await.unwrap();
-            let read = receiver.read(&socket, &slabs, &mut batch);
+            let read = receiver.read(&mut socket, &slabs, &mut batch).await;
             got.extend(items(batch));
             match read {
                 Ok(()) => {}
@@ -310,20 +342,26 @@ mod tests {
 
     /// Sends in two parts, the second into a run, and reads until `enough` says so.
     async fn two_parts(stream: &[u8], first: usize, enough: impl Fn(&Batch) -> bool) -> Batch {
-        let (mut peer, socket) = pair().await;
+        let (mut peer, mut socket) = pair().await;
         let slabs = Slabs::new(4 << 20);
         let mut receiver = Receiver::new(Decoder::new(geometry(), true, true));
         let mut batch = Batch::new(PeerKey(1));
         let (first, second) = stream.split_at(first);
         peer.write_all(first).await.unwrap();
         socket.readable().await.unwrap();
-        receiver.read(&socket, &slabs, &mut batch).unwrap();
+        receiver
+            .read(&mut socket, &slabs, &mut batch)
+            .await
+            .unwrap();
         assert!(matches!(receiver.held, Held::Run(_)));
         peer.write_all(second).await.unwrap();
         let reads = async {
             while !enough(&batch) {
                 socket.readable().await.unwrap();
-                receiver.read(&socket, &slabs, &mut batch).unwrap();
+                receiver
+                    .read(&mut socket, &slabs, &mut batch)
+                    .await
+                    .unwrap();
             }
         };
         let read = tokio::time::timeout(Duration::from_secs(20), reads).await;

@@ -39,8 +39,8 @@ type Header = [u8; PIECE_HEADER_LEN];
 /// Where a peer's stream of whole blocks stands.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// Begins at a cell and has room for whole ones. Its bytes are payload that is not handed
-    /// out: between two reads, less than a cell.
+    /// Begins at a cell and has room for whole ones, or none at all. Its bytes are payload that
+    /// is not handed out: between two reads, less than a cell.
     cells: BytesMut,
     /// The headers before the cells.
     headers: Box<[Header; CELLS]>,
@@ -56,6 +56,8 @@ pub(crate) struct Run {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Came {
     pub(crate) bytes: usize,
+    /// It could not have been more.
+    pub(crate) full: bool,
     /// How many of them belong to headers.
     headers: usize,
 }
@@ -88,7 +90,7 @@ impl Run {
         reason = "no safe call reads into many places that are not written yet"
     )]
     pub(crate) fn read(&mut self, slabs: &Slabs, socket: BorrowedFd<'_>) -> io::Result<Came> {
-        // The last cells of a slab are not worth a read of their own.
+        // The last cells of a slab are not worth a read of their own. At first there is none.
         if self.cells.capacity() < 3 * CELL {
             let mut cells = slabs.take_aligned();
             cells.extend_from_slice(&self.cells);
@@ -117,6 +119,7 @@ impl Run {
         unsafe { self.cells.set_len(payload) };
         Ok(Came {
             bytes,
+            full: end == count * STRIDE,
             headers: end - payload - self.begun,
         })
     }
@@ -166,8 +169,7 @@ impl Run {
     /// What came from header `at` on, in its order; of later headers, `left` bytes.
     fn rest(&mut self, slabs: &Slabs, at: usize, mut left: usize) -> BytesMut {
         let cells = std::mem::take(&mut self.cells);
-        let mut rest = slabs.take();
-        rest.reserve(self.begun + cells.len() + left);
+        let mut rest = slabs.take(self.begun + cells.len() + left);
         rest.extend_from_slice(&self.headers[at][..self.begun]);
         let mut headers = self.headers[at..].iter().skip(1);
         for cell in cells.chunks(CELL) {
@@ -178,6 +180,13 @@ impl Run {
         }
         slabs.give(cells);
         rest
+    }
+
+    /// Between two blocks, the memory may go until the next read.
+    pub(crate) fn rest_between(&mut self, slabs: &Slabs) {
+        if self.cells.is_empty() && self.cells.capacity() > 0 {
+            slabs.give(std::mem::take(&mut self.cells));
+        }
     }
 
     /// Ends the run between two reads.

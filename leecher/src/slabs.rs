@@ -3,7 +3,7 @@
 //! A slab is one allocation that a connection reads into; blocks are cut off its front without
 //! copying and keep it alive until their pieces are written. Then the slab is used again: the
 //! pool remembers it by a handle that `try_reclaim` turns back into the whole buffer once it is
-//! the only one left. An idle connection holds none.
+//! the only one left. What room a slab has left is used before another one is taken.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -21,83 +21,65 @@ pub(crate) const SLAB: usize = 256 * 1024;
 const WHOLE: usize = SLAB + DISK_ALIGN;
 
 /// A slab with less room than this is not worth another read.
-const LEAST_ROOM: usize = 32 * 1024;
+pub(crate) const LEAST_ROOM: usize = 32 * 1024;
+/// Nor one with less than this where whole blocks are read side by side.
+const ALIGNED_ROOM: usize = 64 * 1024 + DISK_ALIGN;
 
-/// Spent slabs looked at for one that is free again.
+/// Slabs of either list looked at for one that fits or is free again.
 const LOOKS: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Slabs {
     lists: Mutex<Lists>,
-    /// Spent slabs remembered; those beyond are left to their last block.
+    /// Slabs in both lists at most; those beyond are left to their last block.
     remembered: usize,
 }
 
 #[derive(Debug, Default)]
 struct Lists {
-    /// Empty, with room.
-    ready: Vec<BytesMut>,
-    /// Empty and without room: blocks still point into them. Oldest first.
+    /// Empty, with room left; blocks may point into what was cut off.
+    open: VecDeque<BytesMut>,
+    /// Empty and without room: blocks still point into them.
     spent: VecDeque<BytesMut>,
 }
 
 impl Slabs {
     /// Remembers slabs worth `memory` bytes at most.
     pub(crate) fn new(memory: u64) -> Self {
-        let remembered = usize::try_from(memory / SLAB as u64).unwrap_or(usize::MAX);
+        let remembered = usize::try_from(memory / WHOLE as u64).unwrap_or(usize::MAX);
         Self {
             lists: Mutex::default(),
             remembered: remembered.max(4),
         }
     }
 
-    /// An empty buffer with room for a good read.
-    pub(crate) fn take(&self) -> BytesMut {
-        self.take_with(LEAST_ROOM)
+    /// An empty buffer with so much room at least.
+    pub(crate) fn take(&self, room: usize) -> BytesMut {
+        let found = locked(&self.lists).take(room);
+        found.unwrap_or_else(|| BytesMut::with_capacity(room.max(WHOLE)))
     }
 
-    /// An empty buffer with room for [`SLAB`] bytes or little less, which begins where a disk
-    /// wants what it is given.
+    /// An empty buffer for several blocks, which begins where a disk wants what it is given.
     pub(crate) fn take_aligned(&self) -> BytesMut {
-        let mut slab = self.take_with(SLAB);
+        let mut slab = self.take(ALIGNED_ROOM);
         let skip = slab.as_ptr().align_offset(DISK_ALIGN);
         slab.resize(skip, 0);
         slab.advance(skip);
         slab
     }
 
-    fn take_with(&self, room: usize) -> BytesMut {
-        let mut lists = locked(&self.lists);
-        let fits = |slab: &BytesMut| slab.capacity() >= room;
-        if let Some(at) = lists.ready.iter().rposition(fits) {
-            return lists.ready.swap_remove(at);
-        }
-        for _ in 0..LOOKS.min(lists.spent.len()) {
-            let Some(mut slab) = lists.spent.pop_front() else {
-                break;
-            };
-            if slab.try_reclaim(WHOLE) {
-                return slab;
-            }
-            lists.spent.push_back(slab);
-        }
-        drop(lists);
-        BytesMut::with_capacity(WHOLE)
-    }
-
     /// Takes a buffer back whose bytes are all cut off.
     pub(crate) fn give(&self, mut slab: BytesMut) {
         slab.clear();
-        let room = slab.capacity();
+        let open = slab.try_reclaim(WHOLE) || slab.capacity() >= LEAST_ROOM;
         let mut lists = locked(&self.lists);
-        let kept = lists.ready.len() + lists.spent.len();
-        if room >= LEAST_ROOM && lists.ready.len() < self.remembered {
-            lists.ready.push(slab);
-        } else {
-            if kept >= self.remembered {
-                lists.spent.pop_front();
-            }
-            lists.spent.push_back(slab);
+        if lists.open.len() + lists.spent.len() >= self.remembered {
+            // Dropped oldest first, those without room before others.
+            let _ = lists.spent.pop_front().or_else(|| lists.open.pop_front());
+        }
+        match open {
+            true => lists.open.push_back(slab),
+            false => lists.spent.push_back(slab),
         }
     }
 
@@ -112,10 +94,31 @@ impl Slabs {
         if slab.capacity() - slab.len() >= more.max(LEAST_ROOM) {
             return;
         }
-        let mut fresh = self.take();
-        fresh.reserve(slab.len() + more);
+        let mut fresh = self.take(slab.len() + more.max(LEAST_ROOM));
         fresh.extend_from_slice(slab);
         self.give(std::mem::replace(slab, fresh));
+    }
+}
+
+impl Lists {
+    /// The last one with enough room, else one that nobody points into any more.
+    fn take(&mut self, room: usize) -> Option<BytesMut> {
+        for back in 0..LOOKS.min(self.open.len()) {
+            let at = self.open.len() - 1 - back;
+            if self.open[at].capacity() >= room {
+                return self.open.remove(at);
+            }
+        }
+        for list in [&mut self.spent, &mut self.open] {
+            for _ in 0..LOOKS.min(list.len()) {
+                let mut slab = list.pop_front()?;
+                if slab.try_reclaim(room.max(WHOLE)) {
+                    return Some(slab);
+                }
+                list.push_back(slab);
+            }
+        }
+        None
     }
 }
 
@@ -126,18 +129,18 @@ mod tests {
     #[test]
     fn a_slab_comes_back_when_its_last_block_is_gone() {
         let slabs = Slabs::new(1 << 20);
-        let mut slab = slabs.take();
+        let mut slab = slabs.take(LEAST_ROOM);
         let address = slab.as_ptr();
         slab.resize(SLAB, 1);
         let block = slab.split_to(SLAB).freeze();
         slabs.give(slab);
         assert_ne!(
-            slabs.take().as_ptr(),
+            slabs.take(LEAST_ROOM).as_ptr(),
             address,
             "a block still points into it"
         );
         drop(block);
-        let again = slabs.take();
+        let again = slabs.take(LEAST_ROOM);
         assert_eq!(again.as_ptr(), address);
         assert!(again.capacity() >= SLAB && again.is_empty());
     }
@@ -145,11 +148,35 @@ mod tests {
     #[test]
     fn what_is_in_a_slab_moves_with_it() {
         let slabs = Slabs::new(1 << 20);
-        let mut slab = slabs.take();
+        let mut slab = slabs.take(LEAST_ROOM);
         slab.resize(SLAB - 3, 7);
         let _ = slab.split_to(SLAB - 10);
         slabs.make_room(&mut slab, 16_384);
         assert_eq!(&slab[..], &[7; 7]);
         assert!(slab.capacity() - slab.len() >= 16_384);
+    }
+
+    /// Reads that bring one block each must not leave a trail of half used slabs.
+    #[test]
+    fn a_trickle_needs_as_much_as_its_blocks() {
+        const BLOCK: usize = 16 * 1024;
+        let slabs = Slabs::new(256 << 20);
+        let mut unwritten = VecDeque::new();
+        for n in 0..2000 {
+            let mut slab = if n % 9 == 0 {
+                slabs.take(200_000)
+            } else {
+                slabs.take_aligned()
+            };
+            slab.resize(BLOCK, 1);
+            unwritten.push_back(slab.split_to(BLOCK).freeze());
+            slabs.give(slab);
+            if unwritten.len() > 64 {
+                unwritten.pop_front();
+            }
+        }
+        let lists = locked(&slabs.lists);
+        let bytes = (lists.open.len() + lists.spent.len()) * WHOLE;
+        assert!(bytes <= 4 * 64 * BLOCK, "{bytes} bytes for 64 blocks");
     }
 }

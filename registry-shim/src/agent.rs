@@ -29,7 +29,7 @@ use crate::trackers::Trackers;
 
 /// For a connection to a herd or tracker; a longer wait belongs to the answer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
-/// Connections to one herd that are kept for the next questions, and how long. Each holds
+/// Connections to one herd or tracker that are kept for the next questions, and how long. Each holds
 /// buffers: what a burst of pulls opened must not stay.
 const KEPT: usize = 4;
 const KEPT_FOR: Duration = Duration::from_secs(20);

@@ -35,7 +35,7 @@ pub(crate) async fn run(args: LeechArgs) -> Result<ExitCode, Failure> {
     let engine = start_engine(&args, &metainfo).await?;
     let outcome = transfer(&args, metainfo, content.clone(), &engine, &stop).await;
     engine.shutdown().await;
-    // What was verified stays known, whatever ended the work.
+    // Whatever ended the work, what failed to be written is heard of.
     let synced = tokio::task::spawn_blocking(move || content.sync()).await;
     let code = outcome?;
     match synced {

@@ -2,7 +2,7 @@
 //! again is not filled, and little waits to be written back at the end.
 //!
 //! One write at a time: what comes while the disk is at it is left to the ordinary write, so that
-//! memory takes what is too much for the disk, and only that.
+//! memory takes what is too much for the disk.
 //!
 //! Only whole disk blocks go this way: from where they are when they are aligned in memory too,
 //! else by way of a staging buffer of the writing thread. The rest and everything after a refusal
@@ -49,29 +49,31 @@ impl Drop for Turn<'_> {
 }
 
 impl Direct {
-    /// Opens the same file again; `None` where there is no such thing, and where files are in
-    /// memory anyway.
-    pub(super) fn open(file: &File) -> Option<Self> {
+    /// Opens the same file again and allocates it; `None` where there is no such thing, and
+    /// where files are in memory anyway.
+    pub(super) fn open(file: &File) -> io::Result<Option<Self>> {
         if rustix::fs::fstatfs(file).is_ok_and(|fs| fs.f_type == TMPFS) {
-            return None;
-        }
-        // Writes into what is allocated already go side by side, and end up in one place on the
-        // disk. Not every file system can do it.
-        if let Ok(len) = file.metadata().map(|meta| meta.len()) {
-            let _ = rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len);
+            return Ok(None);
         }
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
-        match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(fd) => Some(Self {
+        let direct = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(fd) => Self {
                 file: fd.into(),
                 refused: AtomicBool::new(false),
                 busy: AtomicBool::new(false),
-            }),
+            },
             Err(error) => {
                 tracing::debug!(%error, "writing through the page cache");
-                None
+                return Ok(None);
             }
+        };
+        // What is allocated lies in one place, and need not be found room for at every write. Not
+        // every file system can do it.
+        let length = file.metadata()?.len();
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, length) {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => Err(error.into()),
+            _ => Ok(Some(direct)),
         }
     }
 
@@ -180,7 +182,7 @@ mod tests {
         let file = File::create(&path).unwrap();
         file.set_len(5 << 20).unwrap();
         let bytes: Vec<u8> = (0..3u32 << 20).map(|n| (n / 7).to_le_bytes()[0]).collect();
-        let Some(direct) = Direct::open(&file) else {
+        let Some(direct) = Direct::open(&file).unwrap() else {
             return;
         };
         // Blocks in place, blocks anywhere, and one that is longer than the stage.

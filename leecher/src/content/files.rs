@@ -100,9 +100,31 @@ impl Files {
     }
 
     /// Writes one file past the page cache from now on, where that can be done.
-    pub(super) fn go_past_cache(&mut self) {
-        if let Self::One { file, direct, .. } = self {
-            *direct = Direct::open(file);
+    pub(super) fn go_past_cache(&mut self) -> io::Result<()> {
+        if let Self::One {
+            file, path, direct, ..
+        } = self
+        {
+            *direct = Direct::open(file).map_err(ContentError::io("allocate", &*path))?;
+        }
+        Ok(())
+    }
+
+    /// Whether most of what is written goes past the page cache.
+    pub(super) fn goes_past_cache(&self) -> bool {
+        matches!(
+            self,
+            Self::One {
+                direct: Some(_),
+                ..
+            }
+        )
+    }
+
+    /// Takes nothing that is there for written back.
+    pub(super) fn distrust(&self) {
+        if let Self::One { dirty, .. } = self {
+            dirty.store(true, Ordering::Release);
         }
     }
 
