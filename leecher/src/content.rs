@@ -219,7 +219,8 @@ impl Content {
     /// files that cannot be written (a read-only medium) can still be seeded.
     ///
     /// With `keep_cached` what is written stays in memory for those who will read it: peers,
-    /// while it is seeded. Without, a single file is written past the page cache.
+    /// while it is seeded. Without, a single file is written past the page cache as far as the
+    /// disk keeps up.
     pub fn output(
         dir: &Path,
         info: &Info,

@@ -145,8 +145,10 @@ impl Reader {
             quiet = false;
             let mut batch = Batch::new(self.peer);
             let slabs = &self.core.slabs;
-            let read = self.receiver.read(&mut self.socket, slabs, &mut batch);
-            let read = read.await;
+            let read = self
+                .receiver
+                .read(&mut self.socket, slabs, &mut batch)
+                .await;
             let payload: u64 = batch.blocks.iter().map(|block| u64::from(block.len)).sum();
             if !batch.parts.is_empty() {
                 // An error means that the torrent ended, and this task is about to be aborted.

@@ -3,6 +3,8 @@
 //! An ordinary read takes all that the kernel has into a slab, and whole frames are cut off its
 //! front, payload too. Once a block of 16 KiB is due, a [`Run`] takes over until something else
 //! comes. Only what is begun when one takes over from the other is copied.
+//!
+//! It decides nothing and keeps nothing that is whole: what a frame means is for the torrent's task.
 
 use std::future::poll_fn;
 use std::io;
@@ -67,7 +69,7 @@ impl Receiver {
                     None => None,
                 };
                 let Some(remains) = remains else {
-                    run.rest_between(slabs);
+                    run.release(slabs);
                     self.held = Held::Run(run);
                     return Ok(());
                 };

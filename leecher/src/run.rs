@@ -90,7 +90,8 @@ impl Run {
         reason = "no safe call reads into many places that are not written yet"
     )]
     pub(crate) fn read(&mut self, slabs: &Slabs, socket: BorrowedFd<'_>) -> io::Result<Came> {
-        // The last cells of a slab are not worth a read of their own. At first there is none.
+        // The last cells of a slab are not worth a read of their own. Between two blocks
+        // there are none.
         if self.cells.capacity() < 3 * CELL {
             let mut cells = slabs.take_aligned();
             cells.extend_from_slice(&self.cells);
@@ -182,8 +183,8 @@ impl Run {
         rest
     }
 
-    /// Between two blocks, the memory may go until the next read.
-    pub(crate) fn rest_between(&mut self, slabs: &Slabs) {
+    /// Between two blocks it needs no memory until the next read.
+    pub(crate) fn release(&mut self, slabs: &Slabs) {
         if self.cells.is_empty() && self.cells.capacity() > 0 {
             slabs.give(std::mem::take(&mut self.cells));
         }

@@ -30,7 +30,8 @@ pub struct Config {
     pub swarm: torrents::swarm::Settings,
     /// Offer and take metadata (BEP-9); between our own peers only.
     pub exchange_metadata: bool,
-    /// A torrent opened from the library is closed again after this long without a peer.
+    /// A complete torrent that the library can open again is closed after this long without a
+    /// peer.
     pub dormant_after: Duration,
 }
 
