@@ -26,9 +26,9 @@ use crate::content::Content;
 use crate::locked;
 
 /// Bytes that may wait or be worked on before those who bring more have to wait, for each worker
-/// and at least.
+/// and at least: while two workers hold eight pieces of a MiB each, eight more can gather.
 const BACKLOG: u64 = 4 << 20;
-const LEAST_BACKLOG: u64 = 16 << 20;
+const LEAST_BACKLOG: u64 = 24 << 20;
 
 /// What is remembered of a block of a bad piece.
 pub(crate) type Fingerprint = PieceHash;
@@ -79,7 +79,6 @@ pub(crate) struct HashPool {
 struct Queue {
     jobs: Mutex<Jobs>,
     wake: Condvar,
-    workers: usize,
     /// Bytes submitted and not reported yet.
     backlog: AtomicU64,
     most: u64,
@@ -99,7 +98,6 @@ impl HashPool {
         let queue = Arc::new(Queue {
             jobs: Mutex::default(),
             wake: Condvar::new(),
-            workers,
             backlog: AtomicU64::new(0),
             most: LEAST_BACKLOG.max(BACKLOG * workers as u64),
             less: Notify::new(),
@@ -216,7 +214,8 @@ impl Queue {
         }
     }
 
-    /// The next pieces: an equal share of what waits, so that idle workers find some too.
+    /// The next pieces, as many as fill a batch: half a batch on each of two workers would take as
+    /// long and twice the processor time.
     fn next(&self, batch: &mut Vec<Job>) -> bool {
         let mut jobs = locked(&self.jobs);
         while jobs.waiting.is_empty() {
@@ -225,8 +224,7 @@ impl Queue {
             }
             jobs = self.wake.wait(jobs).unwrap_or_else(PoisonError::into_inner);
         }
-        let share = jobs.waiting.len().div_ceil(self.workers);
-        let share = share.clamp(1, at_once() as usize);
+        let share = jobs.waiting.len().min(at_once() as usize);
         batch.extend(jobs.waiting.drain(..share));
         true
     }
