@@ -24,6 +24,10 @@ use crate::webseed::WebSeedError;
 /// How long a connection may hold a slab for the sake of an unfinished frame.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Reads without payload and requests at the beginning of a connection that are acknowledged at
+/// once.
+const GREETINGS: u32 = 8;
+
 /// What a connection or web seed tells its torrent's task.
 #[derive(Debug)]
 pub(crate) enum FromPeer {
@@ -122,12 +126,20 @@ impl Batch {
     }
 }
 
+/// Lets the peer know at once that its words arrived. Some clients (Nagle's algorithm) hold the
+/// first requests back until then, and the kernel would wait 40 ms for something to say.
+fn acknowledge(socket: &OwnedReadHalf) {
+    // Where it cannot be, they wait.
+    let _ = socket2::SockRef::from(socket.as_ref()).set_tcp_quickack(true);
+}
+
 impl Reader {
     /// Reads until the connection ends.
     pub(crate) async fn run(mut self) -> Gone {
         let mut idle = tokio::time::interval(IDLE);
         idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut quiet = false;
+        let mut greetings = GREETINGS;
         loop {
             tokio::select! {
                 ready = self.socket.readable() => if let Err(error) = ready {
@@ -150,6 +162,10 @@ impl Reader {
                 .read(&mut self.socket, slabs, &mut batch)
                 .await;
             let payload: u64 = batch.blocks.iter().map(|block| u64::from(block.len)).sum();
+            if greetings > 0 && batch.requests.is_empty() && payload == 0 {
+                greetings -= 1;
+                acknowledge(&self.socket);
+            }
             if !batch.parts.is_empty() {
                 // An error means that the torrent ended, and this task is about to be aborted.
                 let _ = self.to_torrent.send(FromPeer::Batch(batch)).await;
