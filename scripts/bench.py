@@ -172,6 +172,24 @@ class Rqbit:
         return p, lambda: p.wait()
 
 
+class Libtorrent:
+    name = "libtorrent"
+
+    @staticmethod
+    def args(role, torrent, directory, listen):
+        client = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libtorrent-client.py")
+        return ["/usr/bin/python3", client, role, torrent, directory, listen, "tcp"]
+
+    @classmethod
+    def seed(cls, torrent, directory, tag):
+        return Proc(f"seed-{tag}", cls.args("seed", torrent, directory, f"{A}:7001"))
+
+    @classmethod
+    def leech(cls, torrent, directory, tag):
+        p = Proc(f"leech-{tag}", cls.args("leech", torrent, directory, f"{B}:7002"))
+        return p, lambda: p.wait()
+
+
 class Transmission:
     name = "transmission"
 
@@ -252,7 +270,7 @@ def one(opt):
     torrent = os.path.join(ROOT, "c.torrent")
     run(SWELL, "torrent", "create", file, "-o", torrent, "--announce", f"http://{A}:7000/announce",
         "--piece-length", "1MiB")
-    clients = {c.name: c for c in (Ours, Rqbit, Aria2, Transmission)}
+    clients = {c.name: c for c in (Ours, Rqbit, Libtorrent, Aria2, Transmission)}
     chosen = opt.only.split(",") if opt.only else list(clients)
     pairs = [(n, n) for n in chosen]
     if opt.cross:

@@ -6,13 +6,21 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
+# Whether a command exists; `module=NAME` is a module of Debian's Python.
+has() {
+    case $1 in
+        module=*) /usr/bin/python3 -c "import ${1#module=}" >/dev/null 2>&1 ;;
+        *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
+    esac
+}
+
 # need COMMAND:PACKAGE...  makes sure each command exists; installs Debian packages when it
 # may, and otherwise fails with the exact list.
 need() {
     local missing=() pair command
     for pair in "$@"; do
         command=${pair%%:*}
-        PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null || missing+=("${pair#*:}")
+        has "$command" || missing+=("${pair#*:}")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)

@@ -104,6 +104,36 @@ fn our_leecher_completes_from_aria2() {
     our_leecher_completes(lab.host(3), &torrent, &bytes);
 }
 
+/// A libtorrent client on a host; it tries uTP first, as qBittorrent and Deluge do.
+fn libtorrent(host: &Host, role: &str, torrent: &str, directory: &Path) -> Process {
+    let client = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/libtorrent-client.py");
+    let directory = directory.display().to_string();
+    let listen = format!("{}:6881", host.ip());
+    let args = [client, role, torrent, &directory, &listen];
+    host.spawn("libtorrent", "/usr/bin/python3", &args)
+}
+
+#[test]
+fn libtorrent_leeches_from_our_seed() {
+    let lab = Lab::new(2);
+    let (one, two) = (lab.host(1), lab.host(2));
+    let _herd = herd(one);
+    let digest = upload(one, &noise(3, LENGTH));
+    let torrent = torrent_without_web_seed(two, one, &digest);
+    let out = two.dir().join("out");
+    libtorrent(two, "leech", &torrent, &out).finished(Duration::from_secs(120));
+    assert_content(&out.join(digest.strip_prefix("sha256:").unwrap()), &digest);
+}
+
+#[test]
+fn our_leecher_completes_from_libtorrent() {
+    let lab = Lab::new(3);
+    let seed = lab.host(2);
+    let (_tracker, torrent, bytes) = foreign_content(&lab, seed, LENGTH);
+    let _libtorrent = libtorrent(seed, "seed", &torrent, seed.dir());
+    our_leecher_completes(lab.host(3), &torrent, &bytes);
+}
+
 /// A Transmission daemon on the host, with its files below `dir/<name>`.
 fn transmission(host: &Host, name: &str) -> Process {
     let config = host.dir().join(format!("{name}-config"));

@@ -22,7 +22,7 @@ use tokio_util::sync::DropGuard;
 use torrents::{Info, InfoHash, PeerId};
 
 use crate::content::Content;
-use crate::{listen, memory, metadata};
+use crate::{listen, memory, metadata, utp};
 
 pub use crate::limits::{Rates, RatesChange, RatesReport, TooManyLimits, TorrentRates};
 pub use crate::status::{PeerStatus, Phase, Progress, TorrentStatus, Transfer};
@@ -116,6 +116,10 @@ impl Engine {
         let core = Arc::new(Core::new(config, local_addr, library, gate)?);
         let stop = Arc::new(core.stop.clone().drop_guard());
         for listener in listeners {
+            match listener.local_addr().and_then(utp::bind) {
+                Ok(socket) => core.spawn(utp::refuse_task(Arc::clone(&core), socket)),
+                Err(error) => tracing::debug!(%error, "those who try uTP first wait for nothing"),
+            }
             core.spawn(listen::accept_task(Arc::clone(&core), listener));
         }
         core.spawn(memory::keep_lean(Arc::clone(&core)));

@@ -36,6 +36,7 @@ mod status;
 mod torrent;
 mod torrent_task;
 mod upload;
+mod utp;
 
 pub use content::Content;
 pub use engine::{
