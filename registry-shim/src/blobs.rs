@@ -143,6 +143,10 @@ impl Shim {
         let asked = Instant::now();
         let job = || async move {
             let (repo, digest) = key;
+            // Another flight may have ended since the caller looked.
+            if shim.here(&digest).await?.is_some() {
+                return shim.permit_blob(&repo, &digest).await;
+            }
             let head = shim.head_start(&digest);
             let source = shim.resolve(&repo, &digest).await?;
             shim.begin(&repo, &digest, source, head, asked).await
