@@ -238,16 +238,12 @@ async fn what_exceeds_the_capacity_goes_but_not_what_is_read() {
         .await
         .unwrap();
     assert!(first == layers[0]);
-    agent
-        .until(&digests[0], |b| b.phase == BlobPhase::Complete)
-        .await;
+    agent.until_idle().await;
     let reader = agent.blob("team/app", &digests[0]).await;
     for (digest, layer) in digests.iter().zip(&layers).skip(1) {
         let body = agent.blob("team/app", digest).await.bytes().await.unwrap();
         assert!(body == *layer);
-        agent
-            .until(digest, |b| b.phase == BlobPhase::Complete)
-            .await;
+        agent.until_idle().await;
     }
     let within = async {
         while agent.status().await.cache.bytes > 2 * MIB as u64 + 1000 {
