@@ -32,6 +32,14 @@ fn torrent_without_web_seed(host: &Host, herd: &Host, digest: &str) -> String {
     path.display().to_string()
 }
 
+/// A blob that a herd seeds, and its `.torrent` for a client on another host.
+fn blob_to_leech(from: &Host, to: &Host, seed: u64) -> (Process, String, String) {
+    let process = herd(from);
+    let digest = upload(from, &noise(seed, LENGTH));
+    let torrent = torrent_without_web_seed(to, from, &digest);
+    (process, digest, torrent)
+}
+
 fn assert_content(path: &Path, digest: &str) {
     let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     assert_eq!(sha256(&bytes), digest, "{}", path.display());
@@ -49,9 +57,7 @@ fn our_leecher_completes(host: &Host, torrent: &str, bytes: &[u8]) {
 fn aria2_leeches_from_our_seed() {
     let lab = Lab::new(2);
     let (one, two) = (lab.host(1), lab.host(2));
-    let _herd = herd(one);
-    let digest = upload(one, &noise(1, LENGTH));
-    let torrent = torrent_without_web_seed(two, one, &digest);
+    let (_herd, digest, torrent) = blob_to_leech(one, two, 1);
     let out = two.dir().join("out").display().to_string();
     let mut aria2 = two.spawn(
         "aria2",
@@ -104,7 +110,7 @@ fn our_leecher_completes_from_aria2() {
     our_leecher_completes(lab.host(3), &torrent, &bytes);
 }
 
-/// A libtorrent client on a host; it tries uTP first, as qBittorrent and Deluge do.
+/// A libtorrent client on a host; it tries uTP first.
 fn libtorrent(host: &Host, role: &str, torrent: &str, directory: &Path) -> Process {
     let client = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/libtorrent-client.py");
     let directory = directory.display().to_string();
@@ -117,9 +123,7 @@ fn libtorrent(host: &Host, role: &str, torrent: &str, directory: &Path) -> Proce
 fn libtorrent_leeches_from_our_seed() {
     let lab = Lab::new(2);
     let (one, two) = (lab.host(1), lab.host(2));
-    let _herd = herd(one);
-    let digest = upload(one, &noise(3, LENGTH));
-    let torrent = torrent_without_web_seed(two, one, &digest);
+    let (_herd, digest, torrent) = blob_to_leech(one, two, 3);
     let out = two.dir().join("out");
     libtorrent(two, "leech", &torrent, &out).finished(Duration::from_secs(120));
     assert_content(&out.join(digest.strip_prefix("sha256:").unwrap()), &digest);
@@ -168,9 +172,7 @@ fn transmission(host: &Host, name: &str) -> Process {
 fn transmission_leeches_from_our_seed_and_scrapes_our_tracker() {
     let lab = Lab::new(2);
     let (one, two) = (lab.host(1), lab.host(2));
-    let _herd = herd(one);
-    let digest = upload(one, &noise(2, LENGTH));
-    let torrent = torrent_without_web_seed(two, one, &digest);
+    let (_herd, digest, torrent) = blob_to_leech(one, two, 2);
     let _daemon = transmission(two, "transmission");
     two.run("transmission-remote", &["--add", &torrent]);
     within(Duration::from_secs(180), "transmission completes", || {

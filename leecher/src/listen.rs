@@ -54,16 +54,22 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+/// A socket for one address family, to be bound.
+pub(crate) fn socket(addr: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol))?;
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn listener(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(addr, Type::STREAM, Protocol::TCP)?;
     socket.set_reuse_address(true)?;
     // Accepted sockets inherit these.
     socket.set_tcp_nodelay(true)?;
     limit_unsent(SockRef::from(&socket));
-    socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())

@@ -1,10 +1,10 @@
 //! Refuses uTP (BEP 29), so that nobody waits for it.
 //!
-//! libtorrent (and with it qBittorrent and Deluge) and Transmission try uTP before TCP, and a port
-//! that says nothing costs them three seconds for every peer. A reset is an answer, after which
-//! they come by TCP. Nothing is lost: over a fast line uTP is many times slower.
+//! libtorrent tries uTP before TCP, and a port that says nothing costs it three seconds for every
+//! peer. A reset is an answer, after which it comes by TCP within a second. (Transmission 3 comes
+//! after neither.)
 //!
-//! Never: a connection, memory per sender, an answer that is longer than the question or to
+//! Owns the UDP side of the peer port. Never: a connection, memory per sender, an answer that is longer than the question or to
 //! anything but the beginning of a connection.
 
 use std::io;
@@ -12,10 +12,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Protocol, Type};
 use tokio::net::UdpSocket;
 
 use crate::engine::Core;
+use crate::listen::socket;
 
 /// A header without extensions; each packet begins with one.
 const HEADER: usize = 20;
@@ -28,11 +29,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Binds the port beside that of a listener.
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
+    let socket = socket(addr, Type::DGRAM, Protocol::UDP)?;
     socket.bind(&addr.into())?;
     UdpSocket::from_std(socket.into())
 }

@@ -143,8 +143,8 @@ impl Shim {
         let asked = Instant::now();
         let job = || async move {
             let (repo, digest) = key;
-            // Another flight may have ended since the caller looked.
-            if shim.here(&digest).await?.is_some() {
+            // Another flight may have ended since the caller looked. What failed is tried again.
+            if let Ok(Some(_)) = shim.here(&digest).await {
                 return shim.permit_blob(&repo, &digest).await;
             }
             let head = shim.head_start(&digest);
