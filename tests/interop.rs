@@ -138,12 +138,22 @@ fn our_leecher_completes_from_libtorrent() {
     our_leecher_completes(lab.host(3), &torrent, &bytes);
 }
 
-/// A Transmission daemon on the host, with its files below `dir/<name>`.
-fn transmission(host: &Host, name: &str) -> Process {
-    let config = host.dir().join(format!("{name}-config"));
+/// What a Transmission does before TCP.
+#[derive(Clone, Copy)]
+enum First {
+    Tcp,
+    /// Its default. Whom it does not reach so, it does not reach at all.
+    Utp,
+}
+
+/// A Transmission daemon on the host, with its files below `dir/transmission`.
+fn transmission(host: &Host, first: First) -> Process {
+    let name = "transmission";
+    let config = host.dir().join("transmission-config");
     std::fs::create_dir_all(&config).unwrap();
     let settings = serde_json::json!({
-        "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false, "utp-enabled": false,
+        "dht-enabled": false, "lpd-enabled": false, "pex-enabled": false,
+        "utp-enabled": matches!(first, First::Utp),
         "port-forwarding-enabled": false, "rpc-enabled": true, "rpc-bind-address": "127.0.0.1",
         "rpc-whitelist-enabled": false, "rpc-host-whitelist-enabled": false,
         "download-dir": host.dir().join(name), "umask": 18, "encryption": 1,
@@ -168,24 +178,25 @@ fn transmission(host: &Host, name: &str) -> Process {
     process
 }
 
+/// Leeches with Transmission and checks the bytes of the one file.
+fn transmission_completes(host: &Host, torrent: &str, name: &str, digest: &str) {
+    host.run("transmission-remote", &["--add", torrent]);
+    within(Duration::from_secs(180), "transmission completes", || {
+        host.run("transmission-remote", &["--torrent", "1", "--info"])
+            .contains("Percent Done: 100%")
+            .then_some(())
+    });
+    assert_content(&host.dir().join("transmission").join(name), digest);
+}
+
 #[test]
 fn transmission_leeches_from_our_seed_and_scrapes_our_tracker() {
     let lab = Lab::new(2);
     let (one, two) = (lab.host(1), lab.host(2));
     let (_herd, digest, torrent) = blob_to_leech(one, two, 2);
-    let _daemon = transmission(two, "transmission");
-    two.run("transmission-remote", &["--add", &torrent]);
-    within(Duration::from_secs(180), "transmission completes", || {
-        two.run("transmission-remote", &["--torrent", "1", "--info"])
-            .contains("Percent Done: 100%")
-            .then_some(())
-    });
-    assert_content(
-        &two.dir()
-            .join("transmission")
-            .join(digest.strip_prefix("sha256:").unwrap()),
-        &digest,
-    );
+    let _daemon = transmission(two, First::Tcp);
+    let name = digest.strip_prefix("sha256:").unwrap();
+    transmission_completes(two, &torrent, name, &digest);
 
     // The tracker counts the same for both scrapers, and both say it in the same words.
     within(Duration::from_secs(30), "both scrapes say the same", || {
@@ -206,6 +217,37 @@ fn transmission_leeches_from_our_seed_and_scrapes_our_tracker() {
         .hash();
     assert!(shown.contains(&info_hash.to_string()), "{shown}");
     assert!(swell_ok(two, &["torrent", "show", &torrent]).contains(&info_hash.to_string()));
+}
+
+/// It cannot come to our seed: our seed goes to it.
+#[test]
+fn transmission_leeches_by_its_defaults() {
+    let lab = Lab::new(3);
+    let (seed, leecher) = (lab.host(2), lab.host(3));
+    let (_tracker, torrent, bytes) = foreign_content(&lab, seed, LENGTH);
+    let dir = seed.dir().display().to_string();
+    let _seed = seed.spawn(
+        "seed",
+        SWELL,
+        &["leech", &torrent, "--output", &dir, "--seed"],
+    );
+    let _daemon = transmission(leecher, First::Utp);
+    transmission_completes(leecher, &torrent, "content.bin", &sha256(&bytes));
+}
+
+/// Nor to an origin, which takes no part in announces: it has the web seed.
+#[test]
+fn transmission_leeches_from_our_herd_by_its_defaults() {
+    let lab = Lab::new(2);
+    let (one, two) = (lab.host(1), lab.host(2));
+    let _herd = herd(one);
+    let digest = upload(one, &noise(4, LENGTH));
+    let torrent = two.dir().join("blob.torrent").display().to_string();
+    let url = format!("http://{}:15002/torrents/{digest}", one.ip());
+    two.run("curl", &["--silent", "--fail", "--output", &torrent, &url]);
+    let _daemon = transmission(two, First::Utp);
+    let name = digest.strip_prefix("sha256:").unwrap();
+    transmission_completes(two, &torrent, name, &digest);
 }
 
 #[test]
@@ -230,7 +272,7 @@ fn our_leecher_completes_from_transmission() {
             &file,
         ],
     );
-    let _daemon = transmission(seed, "transmission");
+    let _daemon = transmission(seed, First::Tcp);
     seed.run("transmission-remote", &["--add", &theirs]);
     drop(torrent);
     our_leecher_completes(lab.host(3), &theirs, &bytes);

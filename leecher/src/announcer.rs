@@ -275,7 +275,8 @@ impl Caller {
     }
 
     fn request(&self, ask: &Ask, totals: Totals) -> AnnounceRequest {
-        let stopped = ask.event == AnnounceEvent::Stopped;
+        // Who just got everything is not to be sent to all the others of its crowd.
+        let leave_alone = matches!(ask.event, AnnounceEvent::Stopped | AnnounceEvent::Completed);
         let [.., a, b, c, d, e, f, g, h] = self.peer_id.0;
         AnnounceRequest {
             info_hash: self.info_hash,
@@ -285,7 +286,7 @@ impl Caller {
             downloaded: totals.downloaded,
             left: Some(totals.left),
             event: ask.event,
-            numwant: Some(if stopped { 0 } else { totals.numwant }),
+            numwant: Some(if leave_alone { 0 } else { totals.numwant }),
             compact: true,
             no_peer_id: true,
             // As long-lived as the peer id, and as random: no need for a second secret.

@@ -89,6 +89,8 @@ pub(crate) struct Mail {
     /// By reader; `None` when it is gone.
     pub(crate) windows: HashMap<u64, Option<Range<u32>>>,
     pub(crate) peers: Vec<SocketAddr>,
+    /// Somebody tried to come and could not.
+    pub(crate) knocked: bool,
 }
 
 impl Mailbox {
@@ -244,6 +246,11 @@ impl Torrent {
             let room = MAX_MAIL.saturating_sub(mail.peers.len());
             mail.peers.extend(peers.iter().take(room));
         });
+    }
+
+    /// Somebody tried to come, for whatever torrent, in a way that we do not answer.
+    pub(crate) fn knocked(&self) {
+        self.shared.mailbox.put(|mail| mail.knocked = true);
     }
 }
 

@@ -355,6 +355,12 @@ impl TorrentTask {
         if !mail.peers.is_empty() {
             self.candidates(mail.peers);
         }
+        if mail.knocked
+            && self.swarm.is_complete()
+            && let Some(announcer) = &self.announcer
+        {
+            announcer.need_peers();
+        }
     }
 
     /// An equal share of the memory for everybody who downloads, but never less than what lets

@@ -1,22 +1,24 @@
 //! Refuses uTP (BEP 29), so that nobody waits for it.
 //!
 //! libtorrent tries uTP before TCP, and a port that says nothing costs it three seconds for every
-//! peer. A reset is an answer, after which it comes by TCP within a second. (Transmission 3 comes
-//! after neither.)
+//! peer. A reset is an answer, after which it comes by TCP within a second. Transmission 3 comes
+//! after neither: our seeds ask the trackers who it may have been, and dial those that stay away.
 //!
-//! Owns the UDP side of the peer port. Never: a connection, memory per sender, an answer that is longer than the question or to
-//! anything but the beginning of a connection.
+//! Owns the UDP side of the peer port. Never: a connection, memory per sender, an answer that is
+//! longer than the question or to anything but the beginning of a connection, a dial to where a
+//! packet says it is from.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use socket2::{Protocol, Type};
 use tokio::net::UdpSocket;
 
 use crate::engine::Core;
 use crate::listen::socket;
+use crate::torrent::Torrent;
 
 /// A header without extensions; each packet begins with one.
 const HEADER: usize = 20;
@@ -24,6 +26,8 @@ const HEADER: usize = 20;
 const SYN: u8 = 0x41;
 const RESET: u8 = 0x31;
 
+/// The seeds hear of those who tried at most so often.
+const TELL: Duration = Duration::from_secs(1);
 /// The pause after a failed read.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -37,6 +41,7 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
 /// Refuses until the engine stops.
 pub(crate) async fn refuse_task(core: Arc<Core>, socket: UdpSocket) {
     let mut packet = [0; HEADER];
+    let mut told: Option<Instant> = None;
     let refuse = async {
         loop {
             // What is longer is cut.
@@ -46,6 +51,11 @@ pub(crate) async fn refuse_task(core: Arc<Core>, socket: UdpSocket) {
                     if let Some(refusal) = refusal(&packet[..len], now.unwrap_or_default()) {
                         // Who gets none comes a little later.
                         let _ = socket.try_send_to(&refusal, from);
+                        if told.is_none_or(|told| told.elapsed() > TELL) {
+                            told = Some(Instant::now());
+                            tracing::debug!(%from, "refused uTP");
+                            core.torrents().iter().for_each(Torrent::knocked);
+                        }
                     }
                 }
                 Err(error) => {

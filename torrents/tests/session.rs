@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use torrents::swarm::{Action, Event, PeerKey, PeerKind, Reason, Settings, Swarm};
@@ -29,6 +30,17 @@ fn machine(complete: bool) -> Swarm {
 }
 
 fn connect(swarm: &mut Swarm, key: u64, id: u8, fast: bool, inbound: bool) -> Vec<Action> {
+    connect_at(swarm, 0, key, id, fast, inbound)
+}
+
+fn connect_at(
+    swarm: &mut Swarm,
+    millis: u64,
+    key: u64,
+    id: u8,
+    fast: bool,
+    inbound: bool,
+) -> Vec<Action> {
     let kind = PeerKind::Wire {
         fast,
         extended: false,
@@ -36,7 +48,7 @@ fn connect(swarm: &mut Swarm, key: u64, id: u8, fast: bool, inbound: bool) -> Ve
     };
     tell(
         swarm,
-        0,
+        millis,
         Event::Connected {
             peer: PeerKey(key),
             addr: Some(([10, 0, 0, id], 6881).into()),
@@ -199,6 +211,62 @@ fn on_simultaneous_open_what_the_greater_id_dialled_stays() {
         assert_eq!(second[0], Action::Disconnect { peer: gone, reason });
         assert_eq!(swarm.peers().count(), 1);
     }
+}
+
+#[test]
+fn a_connection_that_was_there_before_is_not_given_up_for_a_second_one() {
+    for (them, inbound) in [(9, true), (1, false)] {
+        let mut swarm = machine(true);
+        connect(&mut swarm, 1, them, true, !inbound);
+        let second = connect_at(&mut swarm, 5_000, 2, them, true, inbound);
+        let (peer, reason) = (PeerKey(2), Reason::Duplicate);
+        assert_eq!(second[0], Action::Disconnect { peer, reason });
+        assert_eq!(swarm.peers().count(), 1);
+    }
+}
+
+/// Where the machine dials between two moments.
+fn dials(swarm: &mut Swarm, from: u64, to: u64) -> Vec<(u64, SocketAddr)> {
+    let mut dials = Vec::new();
+    for millis in (from..to).step_by(100) {
+        let actions = tell(swarm, millis, Event::Timeout);
+        dials.extend(actions.into_iter().filter_map(|action| match action {
+            Action::Dial { addr } => Some((millis, addr)),
+            _ => None,
+        }));
+    }
+    dials
+}
+
+#[test]
+fn a_seed_dials_those_who_stay_away_and_leaves_alone_those_who_come() {
+    let mut swarm = machine(true);
+    let addrs = [1, 2, 3].map(|id| SocketAddr::from(([10, 0, 0, id], 6_881)));
+    let tell_of = |swarm: &mut Swarm, millis| {
+        assert_eq!(tell(swarm, millis, Event::Candidates { addrs: &addrs }), []);
+    };
+    tell_of(&mut swarm, 0);
+    // The first comes and does not say where it listens, the second comes and does.
+    connect_at(&mut swarm, 1_000, 1, 1, true, true);
+    connect_at(&mut swarm, 1_000, 2, 2, true, true);
+    let listens = Event::Extended {
+        peer: PeerKey(2),
+        reqq: None,
+        upload_only: false,
+        listen: Some(addrs[1]),
+    };
+    tell(&mut swarm, 1_100, listens);
+    assert_eq!(dials(&mut swarm, 2_000, 9_000), [(5_000, addrs[2])]);
+
+    // Who cannot be reached is not tried again until somebody names it again.
+    let failed = Event::DialFailed {
+        addr: addrs[2],
+        forever: false,
+    };
+    assert_eq!(tell(&mut swarm, 9_000, failed), []);
+    assert_eq!(dials(&mut swarm, 9_000, 99_000), []);
+    tell_of(&mut swarm, 100_000);
+    assert_eq!(dials(&mut swarm, 100_000, 109_000), [(105_000, addrs[2])]);
 }
 
 #[test]

@@ -33,6 +33,8 @@ const STRIPES: usize = 64;
 const COMMANDS: usize = 32;
 /// Peers asked of a tracker while something is missing.
 const NUMWANT: u32 = 50;
+/// And by a seed, of those who may be unable to come by themselves.
+const SEED_NUMWANT: u32 = 8;
 
 pub(crate) struct Core {
     pub(crate) config: Config,
@@ -422,7 +424,7 @@ fn announced_addr(config: &Config, local_addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, local_addr.port())
 }
 
-/// What trackers are told. A seed asks for nobody: leechers come by themselves.
+/// What trackers are told.
 fn totals(shared: &Shared) -> Totals {
     let (uploaded, downloaded) = locked(&shared.ledger).totals();
     let progress = shared.progress.borrow();
@@ -432,7 +434,8 @@ fn totals(shared: &Shared) -> Totals {
         left: progress.length - progress.verified,
         numwant: match progress.phase {
             Phase::Downloading => NUMWANT,
-            Phase::Seeding | Phase::Failed => 0,
+            Phase::Seeding => SEED_NUMWANT,
+            Phase::Failed => 0,
         },
     }
 }

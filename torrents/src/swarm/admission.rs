@@ -14,6 +14,8 @@ const MAX_DIALLING: usize = 32;
 const FEW_PEERS: usize = 8;
 /// A seed dials only while it knows fewer: leechers come by themselves.
 const SEED_DIALS: usize = 8;
+/// And no sooner, for those who cannot come: some never try TCP, or a wall lets only us through.
+const SEED_PATIENCE: Now = Now::from_secs(5);
 /// A newcomer is not sent away before it had time to show its use.
 const PROBATION: Now = Now::from_secs(5);
 /// A connection that lasted so long was one.
@@ -90,9 +92,11 @@ impl Swarm {
         }
         let twin = self.peers.iter().find(|(_, peer)| peer.id == Some(id));
         if let Some((slot, twin)) = twin {
-            // On simultaneous open both sides keep what the greater id dialled.
+            // On simultaneous open both sides keep what the greater id dialled. What was there
+            // before stays.
             let was_inbound = matches!(twin.kind, PeerKind::Wire { inbound: true, .. });
-            let keep_new = was_inbound != inbound && inbound == (id > self.us);
+            let at_once = now.saturating_sub(twin.since) < PROBATION;
+            let keep_new = at_once && was_inbound != inbound && inbound == (id > self.us);
             if !keep_new {
                 if !inbound && let Some(twin) = self.peers.get_mut(slot) {
                     twin.listen.get_or_insert(addr);
@@ -173,11 +177,11 @@ impl Swarm {
             // A seed is of no use to a seed; should we lose a piece, it may be named again.
             Some(Reason::BothSeeds) => self.candidates.forget(listen),
             _ => {
-                let moved = peer.downloaded + peer.uploaded > 0;
                 if self.picker.is_none() {
-                    // Whoever still needs us will come.
+                    // Whoever still needs us will come, or be named again.
                     return self.candidates.forget(listen);
                 }
+                let moved = peer.downloaded + peer.uploaded > 0;
                 let well = moved || now.saturating_sub(peer.since) >= SOLID;
                 self.candidates.gone(listen, well, now, &mut self.rng);
             }
@@ -251,14 +255,20 @@ impl Swarm {
     }
 
     pub(super) fn add_candidates(&mut self, addrs: &[SocketAddr], now: Now) {
+        let since = match self.picker {
+            Some(_) => now,
+            None => now + SEED_PATIENCE,
+        };
         for &addr in addrs {
-            self.candidates.add(addr, now, &mut self.rng);
+            self.candidates.add(addr, since, &mut self.rng);
         }
     }
 
     pub(super) fn dial_failed(&mut self, addr: SocketAddr, forever: bool, now: Now) {
         if forever {
             self.candidates.never(addr);
+        } else if self.picker.is_none() {
+            self.candidates.forget(addr);
         } else {
             self.candidates.failed(addr, now, &mut self.rng);
         }
@@ -278,8 +288,21 @@ impl Swarm {
             let Some(addr) = self.candidates.dial(now) else {
                 return;
             };
-            self.actions.push_back(Action::Dial { addr });
+            if self.picker.is_none() && self.has_come(addr) {
+                self.candidates.forget(addr);
+            } else {
+                self.actions.push_back(Action::Dial { addr });
+            }
         }
+    }
+
+    /// Whether somebody from there came who does not say where it listens: most likely this one.
+    fn has_come(&self, addr: SocketAddr) -> bool {
+        let mut peers = self.peers.iter();
+        peers.any(|(_, peer)| {
+            let from = peer.addr.map(|addr| addr.ip());
+            peer.dialled_at().is_none() && from == Some(addr.ip())
+        })
     }
 
     fn may_dial(&self) -> bool {

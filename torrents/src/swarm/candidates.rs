@@ -47,8 +47,8 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// Someone named this address.
-    pub(super) fn add(&mut self, addr: SocketAddr, now: Now, rng: &mut Xoshiro256PlusPlus) {
+    /// Someone named this address, to be dialled from then on.
+    pub(super) fn add(&mut self, addr: SocketAddr, since: Now, rng: &mut Xoshiro256PlusPlus) {
         if addr.port() == 0 || addr.ip().is_unspecified() || self.known.contains_key(&addr) {
             return;
         }
@@ -57,7 +57,7 @@ impl Candidates {
         }
         let state = State::Never;
         self.known.insert(addr, Candidate { state, failures: 0 });
-        self.wait(addr, now, rng);
+        self.wait(addr, since, rng);
     }
 
     /// The next address to dial now; it counts as dialling until it is connected or failed.
