@@ -19,7 +19,7 @@ use bytes::Bytes;
 use oci::digest::Algorithm;
 use oci::{Digest, Verifier};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
-use torrents::hashing::{StreamHasher, at_once, piece_hashes};
+use torrents::hashing::{StreamHasher, at_once, hashes_of};
 use torrents::metainfo::PieceHash;
 use torrents::{Geometry, Info};
 
@@ -353,12 +353,7 @@ async fn hash_beginning(
             let batch = (at_once() as usize).min(pieces as usize - hashes.len());
             let mut buffer = vec![0; batch * piece_len as usize];
             file.read_exact_at(&mut buffer, hashes.len() as u64 * u64::from(piece_len))?;
-            let buffer = Bytes::from(buffer);
-            let piece =
-                |n: usize| [buffer.slice(n * piece_len as usize..(n + 1) * piece_len as usize)];
-            let messages: Vec<_> = (0..batch).map(piece).collect();
-            let messages: Vec<&[Bytes]> = messages.iter().map(|piece| &piece[..]).collect();
-            hashes.extend(piece_hashes(&messages));
+            hashes.extend(hashes_of(&Bytes::from(buffer), piece_len));
         }
         Ok(hashes)
     };

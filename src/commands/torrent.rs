@@ -5,8 +5,9 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
+use bytes::BytesMut;
 use indicatif::{ProgressBar, ProgressStyle};
-use torrents::hashing::{at_once, piece_hashes, piece_len_for};
+use torrents::hashing::{at_once, hashes_of, piece_len_for};
 use torrents::metainfo::PieceHash;
 use torrents::{Geometry, Info, Metainfo};
 use url::Url;
@@ -113,22 +114,23 @@ fn check_url(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Hashes the file piece by piece, several at once where the CPU can.
+/// Hashes the pieces of the file, several at once where the CPU can.
 fn hash_file(mut file: File, geometry: &Geometry) -> std::io::Result<Vec<PieceHash>> {
-    let at_once = at_once() as usize;
+    let piece_len = geometry.piece_len();
+    let batch = u64::from(piece_len) * u64::from(at_once());
     let bar = bar(geometry.length(), "hashing");
     let mut hashes = Vec::with_capacity(geometry.pieces() as usize);
-    let mut pieces = geometry.all_pieces().peekable();
-    while pieces.peek().is_some() {
-        let mut batch = Vec::with_capacity(at_once);
-        for piece in pieces.by_ref().take(at_once) {
-            let mut bytes = vec![0; geometry.piece_size(piece) as usize];
-            file.read_exact(&mut bytes)?;
-            bar.inc(bytes.len() as u64);
-            batch.push([bytes::Bytes::from(bytes)]);
-        }
-        let messages: Vec<&[bytes::Bytes]> = batch.iter().map(|piece| &piece[..]).collect();
-        hashes.extend(piece_hashes(&messages));
+    let mut buffer = BytesMut::new();
+    let mut left = geometry.length();
+    while left > 0 {
+        let step = left.min(batch);
+        buffer.resize(usize::try_from(step).map_err(std::io::Error::other)?, 0);
+        file.read_exact(&mut buffer)?;
+        let bytes = buffer.freeze();
+        hashes.extend(hashes_of(&bytes, piece_len));
+        buffer = bytes.try_into_mut().unwrap_or_default();
+        bar.inc(step);
+        left -= step;
     }
     bar.finish_and_clear();
     Ok(hashes)

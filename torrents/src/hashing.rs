@@ -65,6 +65,15 @@ pub fn piece_hashes(messages: &[&[Bytes]]) -> Vec<PieceHash> {
     message::hash_all(messages)
 }
 
+/// SHA-1 of the pieces that these bytes are, one after the other; the last may be shorter.
+pub fn hashes_of(bytes: &Bytes, piece_len: u32) -> Vec<PieceHash> {
+    let piece_len = piece_len.max(1) as usize;
+    let piece = |at: usize| bytes.slice(at..bytes.len().min(at + piece_len));
+    let pieces: Vec<Bytes> = (0..bytes.len()).step_by(piece_len).map(piece).collect();
+    let messages: Vec<&[Bytes]> = pieces.iter().map(std::slice::from_ref).collect();
+    piece_hashes(&messages)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +91,15 @@ mod tests {
         ] {
             assert_eq!(piece_len_for(length), piece_len, "{length}");
         }
+    }
+
+    #[test]
+    fn a_run_of_bytes_is_cut_into_pieces() {
+        let bytes = Bytes::from_static(b"abcabcab");
+        let [abc, ab] = ["abc", "ab"].map(|piece| piece_hash(&[piece]));
+        assert_eq!(hashes_of(&bytes, 3), [abc, abc, ab]);
+        assert_eq!(hashes_of(&bytes.slice(..6), 3), [abc, abc]);
+        assert_eq!(hashes_of(&Bytes::new(), 3), [] as [PieceHash; 0]);
     }
 
     #[test]
