@@ -90,6 +90,28 @@ fn a_seed_that_lies_is_banned_and_the_download_completes_from_an_honest_one() {
 }
 
 #[test]
+fn a_leecher_whose_dials_get_nowhere_is_dialled_by_the_seed() {
+    let lab = Lab::new(3);
+    let (seed, leecher) = (lab.host(2), lab.host(3));
+    let (_tracker, torrent, bytes) = foreign_content(&lab, seed, 3_000_000);
+    let (dir, listen) = (
+        seed.dir().display().to_string(),
+        format!("{}:6881", seed.ip()),
+    );
+    let args = [
+        "leech", &torrent, "--output", &dir, "--listen", &listen, "--seed",
+    ];
+    let _seed = seed.spawn("seed", SWELL, &args);
+    leecher.block_port(6881);
+    let out = leecher.dir().join("out");
+    let args = ["leech", &torrent, "--output", &out.display().to_string()];
+    leecher
+        .spawn("leech", SWELL, &args)
+        .finished(Duration::from_secs(120));
+    assert_eq!(std::fs::read(out.join("content.bin")).unwrap(), bytes);
+}
+
+#[test]
 fn a_full_disk_is_said_and_a_retry_succeeds_when_there_is_room() {
     let lab = Lab::new(2);
     let (one, two) = (lab.host(1), lab.host(2));
