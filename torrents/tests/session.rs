@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
+mod hand;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hand::{US, connect_at, listens, tell};
 use torrents::swarm::{Action, Event, PeerKey, PeerKind, Reason, Settings, Swarm};
 use torrents::wire::Message;
 use torrents::{Bitfield, Block, Geometry, PeerId};
-
-const US: PeerId = PeerId([5; 20]);
 
 fn geometry() -> Geometry {
     Geometry::new(40_000, 32_768).unwrap()
@@ -31,37 +32,6 @@ fn machine(complete: bool) -> Swarm {
 
 fn connect(swarm: &mut Swarm, key: u64, id: u8, fast: bool, inbound: bool) -> Vec<Action> {
     connect_at(swarm, 0, key, id, fast, inbound)
-}
-
-fn connect_at(
-    swarm: &mut Swarm,
-    millis: u64,
-    key: u64,
-    id: u8,
-    fast: bool,
-    inbound: bool,
-) -> Vec<Action> {
-    let kind = PeerKind::Wire {
-        fast,
-        extended: false,
-        inbound,
-    };
-    tell(
-        swarm,
-        millis,
-        Event::Connected {
-            peer: PeerKey(key),
-            addr: Some(([10, 0, 0, id], 6881).into()),
-            id: Some(PeerId([id; 20])),
-            kind,
-        },
-    )
-}
-
-fn tell(swarm: &mut Swarm, millis: u64, event: Event<'_>) -> Vec<Action> {
-    swarm.handle(Duration::from_millis(millis), event);
-    swarm.check_invariants();
-    std::iter::from_fn(|| swarm.poll_action()).collect()
 }
 
 fn says(swarm: &mut Swarm, millis: u64, message: Message) -> Vec<Action> {
@@ -214,15 +184,133 @@ fn on_simultaneous_open_what_the_greater_id_dialled_stays() {
 }
 
 #[test]
-fn a_connection_that_was_there_before_is_not_given_up_for_a_second_one() {
-    for (them, inbound) in [(9, true), (1, false)] {
+fn a_connection_that_seems_cut_gives_way_to_its_owner() {
+    for (millis, gone) in [(59_900, 2), (60_000, 1)] {
         let mut swarm = machine(true);
-        connect(&mut swarm, 1, them, true, !inbound);
-        let second = connect_at(&mut swarm, 5_000, 2, them, true, inbound);
-        let (peer, reason) = (PeerKey(2), Reason::Duplicate);
+        connect(&mut swarm, 1, 9, true, true);
+        let second = connect_at(&mut swarm, millis, 2, 9, true, true);
+        let (peer, reason) = (PeerKey(gone), Reason::Duplicate);
         assert_eq!(second[0], Action::Disconnect { peer, reason });
-        assert_eq!(swarm.peers().count(), 1);
     }
+}
+
+/// The two sides see the second connection at different times.
+#[test]
+fn of_two_connections_both_sides_keep_the_same_whenever_they_came() {
+    for second in [1, 100, 5_000, 50_000] {
+        let mut kept = Vec::new();
+        for (us, them) in [(1, 2), (2, 1)] {
+            let us = PeerId([us; 20]);
+            let mut swarm = Swarm::new(geometry(), Bitfield::empty(2), us, Settings::default(), 1);
+            // The smaller id dials first, the greater one later.
+            connect_at(&mut swarm, 0, 1, them, true, them == 1);
+            let late = second + u64::from(them) * 20;
+            connect_at(&mut swarm, late, 2, them, true, them == 2);
+            kept.extend(swarm.peers().map(|peer| peer.peer));
+        }
+        assert_eq!(kept, [PeerKey(2); 2], "{second}");
+    }
+}
+
+fn says_it_listens(swarm: &mut Swarm, millis: u64, key: u64, addr: SocketAddr) {
+    let event = Event::Extended {
+        peer: PeerKey(key),
+        reqq: None,
+        upload_only: false,
+        listen: Some(addr),
+    };
+    assert_eq!(tell(swarm, millis, event), []);
+}
+
+#[test]
+fn an_address_is_dialled_again_once_the_peer_behind_it_is_gone() {
+    // Both dialled at once, and it does not say where it listens.
+    let mut swarm = machine(false);
+    let addrs = [listens(9)];
+    let dial = tell(&mut swarm, 0, Event::Candidates { addrs: &addrs });
+    assert_eq!(dial, [Action::Dial { addr: addrs[0] }]);
+    connect_at(&mut swarm, 10, 1, 9, true, false);
+    connect_at(&mut swarm, 20, 2, 9, true, true);
+    tell(&mut swarm, 100, Event::Disconnected { peer: PeerKey(2) });
+    assert_eq!(dials(&mut swarm, 200, 3_000), [(1_100, addrs[0])]);
+
+    // It listens elsewhere than it says.
+    let mut swarm = machine(true);
+    let elsewhere = SocketAddr::from(([10, 9, 9, 9], 7_000));
+    connect(&mut swarm, 1, 9, true, true);
+    says_it_listens(&mut swarm, 1, 1, listens(9));
+    let addrs = [elsewhere];
+    tell(&mut swarm, 2, Event::Candidates { addrs: &addrs });
+    assert_eq!(dials(&mut swarm, 100, 9_000), [(5_100, elsewhere)]);
+    let twice = Event::Connected {
+        peer: PeerKey(2),
+        addr: Some(elsewhere),
+        id: Some(PeerId([9; 20])),
+        kind: PeerKind::Wire {
+            fast: true,
+            extended: true,
+            inbound: false,
+        },
+    };
+    let (peer, reason) = (PeerKey(2), Reason::Duplicate);
+    let refused = tell(&mut swarm, 9_000, twice);
+    assert_eq!(refused, [Action::Disconnect { peer, reason }]);
+    // While it is here it is not dialled, however often it is named.
+    tell(&mut swarm, 9_001, Event::Candidates { addrs: &addrs });
+    assert_eq!(dials(&mut swarm, 9_100, 20_000), []);
+    tell(&mut swarm, 20_000, Event::Disconnected { peer: PeerKey(1) });
+    tell(&mut swarm, 20_001, Event::Candidates { addrs: &addrs });
+    assert_eq!(dials(&mut swarm, 20_100, 30_000), [(25_100, elsewhere)]);
+}
+
+#[test]
+fn one_peer_that_says_it_listens_everywhere_does_not_fill_the_list() {
+    let mut swarm = machine(false);
+    connect(&mut swarm, 1, 9, true, true);
+    for port in 1..=3_000 {
+        says_it_listens(&mut swarm, 1, 1, SocketAddr::from(([10, 0, 0, 9], port)));
+    }
+    let addrs = [listens(7)];
+    let dial = tell(&mut swarm, 2, Event::Candidates { addrs: &addrs });
+    assert_eq!(dial, [Action::Dial { addr: addrs[0] }]);
+}
+
+#[test]
+fn a_seed_gives_up_dials_that_are_never_answered() {
+    let mut swarm = machine(true);
+    let addrs: Vec<SocketAddr> = (10..19).map(listens).collect();
+    tell(&mut swarm, 0, Event::Candidates { addrs: &addrs });
+    // Woken only when it asks to be.
+    let mut dialled = 0;
+    while let Some(wake) = swarm.poll_timeout() {
+        assert!(wake < Duration::from_secs(120), "it never rests");
+        swarm.handle(wake, Event::Timeout);
+        let actions = std::iter::from_fn(|| swarm.poll_action());
+        dialled += actions
+            .filter(|action| matches!(action, Action::Dial { .. }))
+            .count();
+    }
+    assert_eq!(dialled, addrs.len());
+}
+
+#[test]
+fn who_asks_for_nothing_gives_its_place_to_a_newcomer() {
+    let mut settings = Settings::default();
+    settings.max_peers = 4;
+    let mut swarm = Swarm::new(geometry(), Bitfield::full(2), US, settings, 1);
+    for id in 10..14 {
+        connect(&mut swarm, id.into(), id, true, true);
+        let (peer, message) = (PeerKey(id.into()), Message::Interested);
+        tell(&mut swarm, 0, Event::Message { peer, message });
+    }
+    tell(&mut swarm, 50_000, Event::Timeout);
+    let early = connect_at(&mut swarm, 50_000, 98, 98, true, true);
+    let (peer, reason) = (PeerKey(98), Reason::Full);
+    assert_eq!(early, [Action::Disconnect { peer, reason }]);
+    tell(&mut swarm, 61_000, Event::Timeout);
+    let late = connect_at(&mut swarm, 61_000, 99, 99, true, true);
+    let made_place = |action: &Action| matches!(action, Action::Disconnect { peer, reason: Reason::Useless } if peer.0 < 14);
+    assert!(late.iter().any(made_place), "{late:?}");
 }
 
 /// Where the machine dials between two moments.
@@ -241,7 +329,7 @@ fn dials(swarm: &mut Swarm, from: u64, to: u64) -> Vec<(u64, SocketAddr)> {
 #[test]
 fn a_seed_dials_those_who_stay_away_and_leaves_alone_those_who_come() {
     let mut swarm = machine(true);
-    let addrs = [1, 2, 3].map(|id| SocketAddr::from(([10, 0, 0, id], 6_881)));
+    let addrs = [1, 2, 3].map(listens);
     let tell_of = |swarm: &mut Swarm, millis| {
         assert_eq!(tell(swarm, millis, Event::Candidates { addrs: &addrs }), []);
     };
@@ -249,13 +337,7 @@ fn a_seed_dials_those_who_stay_away_and_leaves_alone_those_who_come() {
     // The first comes and does not say where it listens, the second comes and does.
     connect_at(&mut swarm, 1_000, 1, 1, true, true);
     connect_at(&mut swarm, 1_000, 2, 2, true, true);
-    let listens = Event::Extended {
-        peer: PeerKey(2),
-        reqq: None,
-        upload_only: false,
-        listen: Some(addrs[1]),
-    };
-    tell(&mut swarm, 1_100, listens);
+    says_it_listens(&mut swarm, 1_100, 2, addrs[1]);
     assert_eq!(dials(&mut swarm, 2_000, 9_000), [(5_000, addrs[2])]);
 
     // Who cannot be reached is not tried again until somebody names it again.

@@ -18,8 +18,13 @@ const SEED_DIALS: usize = 8;
 const SEED_PATIENCE: Now = Now::from_secs(5);
 /// A newcomer is not sent away before it had time to show its use.
 const PROBATION: Now = Now::from_secs(5);
+/// Who is unchoked for so long and asks for nothing only takes a place.
+const SHIRKING: Now = Now::from_secs(60);
 /// A connection that lasted so long was one.
 const SOLID: Now = Now::from_secs(5);
+/// A line on which nothing came for so long may be cut: its owner may come again. Clients keep
+/// theirs alive every two minutes, ours every 50 s.
+const CUT: Now = Now::from_secs(60);
 
 impl Swarm {
     pub(super) fn connected(
@@ -38,20 +43,26 @@ impl Swarm {
         if let Some(addr) = dialled {
             self.candidates.connected(addr);
         }
-        if let Err(reason) = self.admit(addr, id, kind, now) {
-            if let Some(addr) = dialled {
-                match reason {
-                    Reason::Banned => self.candidates.never(addr),
-                    Reason::Duplicate => {}
-                    _ => self.candidates.gone(addr, false, now, &mut self.rng),
+        let twin_at = match self.admit(addr, id, kind, now) {
+            Ok(twin_at) => twin_at,
+            Err(reason) => {
+                if let Some(addr) = dialled {
+                    match reason {
+                        Reason::Banned => self.candidates.never(addr),
+                        Reason::Duplicate => {}
+                        _ => self.candidates.gone(addr, false, now, &mut self.rng),
+                    }
                 }
+                return self
+                    .actions
+                    .push_back(Action::Disconnect { peer: key, reason });
             }
-            return self
-                .actions
-                .push_back(Action::Disconnect { peer: key, reason });
-        }
+        };
         let peer = Peer::new(key, addr, id, kind, now);
         let slot = self.peers.insert(peer);
+        if let Some(twin_at) = twin_at {
+            self.listens_at(slot, twin_at);
+        }
         self.greet(slot);
         if let Some(peer) = self.peers.get_mut(slot) {
             peer.wanted = peer.pieces.missing_in(&self.have);
@@ -76,34 +87,57 @@ impl Swarm {
         }
     }
 
-    /// Whether there is a place for such a peer; may make one.
+    /// The peer can be dialled there, too if we dialled it elsewhere. An address that was taken for
+    /// its own before is nobody's.
+    fn listens_at(&mut self, slot: Slot, addr: SocketAddr) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let before = peer.listen.replace(addr).filter(|&before| before != addr);
+        if let Some(before) = before {
+            self.candidates.forget(before);
+        }
+        self.candidates.connected(addr);
+    }
+
+    /// Whether there is a place for such a peer; may make one. Tells where it can be dialled if
+    /// it takes the place of an older connection to the same.
     fn admit(
         &mut self,
         addr: Option<SocketAddr>,
         id: Option<PeerId>,
         kind: PeerKind,
         now: Now,
-    ) -> Result<(), Reason> {
+    ) -> Result<Option<SocketAddr>, Reason> {
         let (PeerKind::Wire { inbound, .. }, Some(addr), Some(id)) = (kind, addr, id) else {
-            return Ok(());
+            return Ok(None);
         };
+        let mut twin_at = None;
         if id == self.us || self.bans.is_banned(addr, id) {
             return Err(Reason::Banned);
         }
         let twin = self.peers.iter().find(|(_, peer)| peer.id == Some(id));
         if let Some((slot, twin)) = twin {
-            // On simultaneous open both sides keep what the greater id dialled. What was there
-            // before stays.
+            // Of two connections both sides keep what the greater id dialled, or else the first
+            // unless it seems to be cut.
             let was_inbound = matches!(twin.kind, PeerKind::Wire { inbound: true, .. });
-            let at_once = now.saturating_sub(twin.since) < PROBATION;
-            let keep_new = at_once && was_inbound != inbound && inbound == (id > self.us);
+            let from = twin.addr.map(|addr| addr.ip());
+            let cut = from == Some(addr.ip()) && now.saturating_sub(twin.heard) >= CUT;
+            let keep_new = match was_inbound == inbound {
+                true => cut,
+                false => inbound == (id > self.us),
+            };
             if !keep_new {
-                if !inbound && let Some(twin) = self.peers.get_mut(slot) {
-                    twin.listen.get_or_insert(addr);
+                if !inbound {
+                    self.listens_at(slot, addr);
                 }
                 return Err(Reason::Duplicate);
             }
+            twin_at = twin.dialled_at();
             self.drop_peer(slot, Reason::Duplicate, now);
+            if !inbound && let Some(twin_at) = twin_at.take().filter(|&at| at != addr) {
+                self.candidates.forget(twin_at);
+            }
         }
         if self.peers.wire() >= self.settings.max_peers {
             let Some(slot) = self.least_useful(now) else {
@@ -111,14 +145,19 @@ impl Swarm {
             };
             self.drop_peer(slot, Reason::Useless, now);
         }
-        Ok(())
+        Ok(twin_at)
     }
 
     /// A peer whose place a newcomer may have.
     fn least_useful(&self, now: Now) -> Option<Slot> {
         let total = self.geometry.pieces();
         let settled = |peer: &Peer| now.saturating_sub(peer.since) >= PROBATION;
-        let idle = |peer: &Peer| !peer.interested && !peer.is_interested;
+        let asks = |peer: &Peer| {
+            let since = peer.active.max(peer.turned);
+            let shirks = !peer.choked && peer.queue.is_empty() && now >= since + SHIRKING;
+            peer.is_interested && !shirks && !self.have.is_empty()
+        };
+        let idle = |peer: &Peer| !peer.interested && !asks(peer);
         // Whoever has most can do without us best.
         let replete =
             |peer: &Peer| self.is_complete() && peer.choked && peer.pieces.count(total) > total / 2;
@@ -167,6 +206,9 @@ impl Swarm {
         let listen = peer.dialled_at();
         if let (Some(addr), Some(id)) = (peer.addr, peer.id) {
             self.bans.remember(peer.key, Identity { addr, id, listen });
+        }
+        if let Some(other) = peer.listen.filter(|_| peer.listen != listen) {
+            self.candidates.forget(other);
         }
         let Some(listen) = listen else {
             return;
@@ -249,8 +291,7 @@ impl Swarm {
         }
         peer.upload_only = upload_only;
         if let (Some(listen), PeerKind::Wire { inbound: true, .. }) = (listen, peer.kind) {
-            peer.listen = Some(listen);
-            self.candidates.connected(listen);
+            self.listens_at(slot, listen);
         }
     }
 
@@ -268,7 +309,7 @@ impl Swarm {
         if forever {
             self.candidates.never(addr);
         } else if self.picker.is_none() {
-            self.candidates.forget(addr);
+            self.candidates.give_up(addr);
         } else {
             self.candidates.failed(addr, now, &mut self.rng);
         }

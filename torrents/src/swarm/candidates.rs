@@ -137,14 +137,22 @@ impl Candidates {
         }
     }
 
+    /// A dial failed, and it is not worth another.
+    pub(super) fn give_up(&mut self, addr: SocketAddr) {
+        let known = self.known.get(&addr);
+        if known.is_some_and(|known| matches!(known.state, State::Dialling { .. })) {
+            self.forget(addr);
+        }
+    }
+
     /// Never to be dialled again.
     pub(super) fn never(&mut self, addr: SocketAddr) {
         self.connected(addr);
         self.enter(addr, State::Never);
     }
 
-    /// Dials that were never answered count as failed.
-    pub(super) fn expire(&mut self, now: Now, rng: &mut Xoshiro256PlusPlus) {
+    /// Dials that were never answered count as failed. They are `again` worth another, or not.
+    pub(super) fn expire(&mut self, again: bool, now: Now, rng: &mut Xoshiro256PlusPlus) {
         if self.dialling == 0 {
             return;
         }
@@ -159,7 +167,10 @@ impl Candidates {
             .map(|(&addr, _)| addr)
             .collect();
         for addr in lost {
-            self.back_off(addr, now, rng);
+            match again {
+                true => self.back_off(addr, now, rng),
+                false => self.forget(addr),
+            }
         }
     }
 
@@ -290,9 +301,12 @@ mod tests {
         let mut all = Candidates::default();
         all.add(addr(1), Now::ZERO, &mut rng);
         all.dial(Now::ZERO);
-        all.expire(DIAL_LIMIT, &mut rng);
+        all.expire(true, DIAL_LIMIT, &mut rng);
         assert_eq!(all.dialling(), 1);
-        all.expire(DIAL_LIMIT * 2, &mut rng);
+        all.expire(true, DIAL_LIMIT * 2, &mut rng);
         assert_eq!((all.dialling(), all.waiting()), (0, 1));
+        all.dial(DIAL_LIMIT * 3);
+        all.expire(false, DIAL_LIMIT * 5, &mut rng);
+        assert_eq!((all.dialling(), all.waiting()), (0, 0));
     }
 }

@@ -20,6 +20,8 @@ const MAX_DOUBLED: usize = 16;
 const MAX_OWED: u8 = 2;
 /// Bytes of one request to a web seed.
 const WEB_RUN: u64 = 8 << 20;
+/// A block that is owed for longer is doubled also while pieces wait for memory to be begun.
+const HELD_UP: Now = Now::from_millis(100);
 /// The first rest after a reject; it doubles.
 const REST: Now = Now::from_millis(50);
 /// How long a lost piece waits.
@@ -68,6 +70,7 @@ impl Swarm {
             spread.peer_left(&before, &mut peer.errands);
             spread.peer_joined(&peer.pieces);
         }
+        self.let_go_alone(slot);
         self.after_gain(slot, now);
     }
 
@@ -110,8 +113,18 @@ impl Swarm {
         };
         peer.heard = now;
         let was_all = peer.pieces.is_all();
+        let before = self.spread.is_some().then(|| peer.pieces.clone());
+        // Where it costs a walk over all pieces it counts as telling everything.
+        peer.told += u16::from(was_all || before.is_some());
+        if peer.told > MAX_TOLD {
+            return self.drop_peer(slot, Reason::Protocol, now);
+        }
         if !peer.pieces.remove(piece, total) {
             return;
+        }
+        if let (Some(spread), Some(before)) = (&mut self.spread, before) {
+            spread.peer_left(&before, &mut peer.errands);
+            spread.peer_joined(&peer.pieces);
         }
         if let Some(picker) = &mut self.picker {
             picker.peer_lost(&peer.pieces, was_all, piece);
@@ -124,6 +137,7 @@ impl Swarm {
         if !self.have.contains(piece) {
             peer.wanted -= 1;
         }
+        self.let_go_alone(slot);
         self.update_interest(slot);
     }
 
@@ -223,6 +237,7 @@ impl Swarm {
                 peer.rests_until = now + rest;
             }
         }
+        self.let_go_alone(slot);
         self.stirred = true;
     }
 
@@ -301,7 +316,11 @@ impl Swarm {
         if self.line.is_full(now) {
             return;
         }
-        let soon = helper.latency * 2 + Now::from_millis(20);
+        let mut soon = helper.latency * 2 + Now::from_millis(20);
+        if !self.picker.as_ref().is_some_and(|picker| picker.is_last()) {
+            // Memory is what holds us up, and not for long unless they are slow.
+            soon = soon.max(HELD_UP);
+        }
         let most = room.min(MAX_DOUBLED);
         let mut owing: Vec<(Now, Slot)> = self
             .peers
@@ -370,6 +389,14 @@ impl Swarm {
         self.stirred = true;
     }
 
+    /// The peer went back on its word: it may not keep from others what it alone may finish.
+    fn let_go_alone(&mut self, slot: Slot) {
+        let picker = self.picker.as_ref();
+        if picker.is_some_and(|picker| picker.owns_alone(slot)) {
+            self.abandon(slot);
+        }
+    }
+
     /// Gives blocks back to the driver, batched by sender.
     pub(super) fn discard(&mut self, mut blocks: Vec<(PeerKey, Block)>) {
         blocks.sort_unstable();
@@ -399,6 +426,7 @@ impl Swarm {
             peer.downloaded += judged.useful;
             peer.delivered = now;
             peer.snubbed = false;
+            peer.snubs = 0;
             if !peer.is_web() {
                 self.progress = now;
             }

@@ -109,7 +109,13 @@ impl Partial {
 
     /// Whether the peer may contribute.
     pub(super) fn admits(&self, slot: Slot) -> bool {
-        !self.exclusive || self.owner == Some(slot)
+        (!self.exclusive || self.owner == Some(slot)) && !self.is_crowded()
+    }
+
+    /// So many contributed that no more can be told apart: it is finished by those who owe the
+    /// rest, or must begin anew.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.sources.len() >= MAX_SOURCES
     }
 
     /// Takes up to `most` free blocks.

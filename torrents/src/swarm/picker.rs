@@ -161,9 +161,14 @@ impl Picker {
         std::mem::take(&mut self.refused)
     }
 
-    /// No block of any piece is free: what is left is owed by somebody.
+    /// No block of any piece is free, and no piece may be begun: what is left is owed by somebody.
     pub(super) fn all_asked(&self) -> bool {
-        self.loose.is_empty() && self.rarity.order().is_empty()
+        self.loose.is_empty() && (self.refused || self.is_last())
+    }
+
+    /// No piece is left to be begun.
+    pub(super) fn is_last(&self) -> bool {
+        self.rarity.order().is_empty()
     }
 
     pub(super) fn set_budget(&mut self, bytes: u64) {
@@ -278,6 +283,9 @@ impl Picker {
                 self.refused = true;
                 break;
             }
+            if ask.suggestions.front() == Some(&piece) {
+                ask.suggestions.pop_front();
+            }
             self.open(piece, ask, out);
         }
         if !ask.suspect {
@@ -287,6 +295,9 @@ impl Picker {
 
     fn pick_only(&mut self, ask: &Ask<'_>, only: &[PieceIndex], out: &mut Vec<Block>) {
         for &piece in only.iter().filter(|&&piece| ask.pieces.contains(piece)) {
+            if out.len() >= ask.blocks {
+                return;
+            }
             match self.states[piece.at()] {
                 State::Missing if self.fits(piece) => self.open(piece, ask, out),
                 State::Open(id) => self.take(id, ask, ask.blocks, out),
@@ -411,10 +422,11 @@ impl Picker {
 
     /// The next new piece for the peer.
     fn next_piece(&mut self, ask: &mut Ask<'_>) -> Option<PieceIndex> {
-        while let Some(piece) = ask.suggestions.pop_front() {
+        while let Some(&piece) = ask.suggestions.front() {
             if self.states[piece.at()] == State::Missing && ask.pieces.contains(piece) {
                 return Some(piece);
             }
+            ask.suggestions.pop_front();
         }
         if ask.guided {
             return None;

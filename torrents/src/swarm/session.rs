@@ -86,6 +86,8 @@ pub(super) struct Peer {
     pub(super) dry: Option<u64>,
     /// It let requests rot: one at a time until it delivers.
     pub(super) snubbed: bool,
+    /// How often in a row while nobody else delivered.
+    pub(super) snubs: u8,
     /// Not to be asked before: it rejects.
     pub(super) rests_until: Now,
     pub(super) rejections: u32,
@@ -153,6 +155,7 @@ impl Peer {
             guided: Now::ZERO,
             dry: None,
             snubbed: false,
+            snubs: 0,
             rests_until: Now::ZERO,
             rejections: 0,
             late: 0,
@@ -316,9 +319,10 @@ impl Peer {
         silent.max(Now::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
     }
 
-    /// It let requests rot.
-    pub(super) fn snub(&mut self) {
+    /// It let requests rot; `alone` if nobody else delivered meanwhile either.
+    pub(super) fn snub(&mut self, alone: bool) {
         self.snubbed = true;
+        self.snubs = self.snubs.saturating_add(u8::from(alone));
         self.slow_start = true;
         self.window = LEAST_WINDOW;
     }
@@ -331,11 +335,16 @@ impl Peer {
                 .is_some_and(|pace| pace.saturating_mul(SLOW) < best)
     }
 
-    /// How long it may be silent while it owes: a few times what its answers took lately, and
-    /// more while our own line is what all wait for.
+    /// How long it may be silent while it owes: a few times what its answers took lately, longer
+    /// each time that nothing came of it nor of others, and more while our own line is what all wait for. What
+    /// a web seed was asked for, its driver gives up.
     pub(super) fn patience(&self, queueing: Now, settings: &Settings) -> Now {
+        if self.is_web() {
+            return LONGEST_PATIENCE;
+        }
         let least = settings.request_timeout / 4;
         (self.latency * 4)
+            .max(least * (1 << self.snubs.min(2)))
             .clamp(least, settings.request_timeout)
             .max(queueing * 3)
             .min(LONGEST_PATIENCE)

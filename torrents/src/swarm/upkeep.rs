@@ -35,7 +35,8 @@ impl Swarm {
             return;
         }
         self.clock.next_sweep = None;
-        self.candidates.expire(now, &mut self.rng);
+        let again = self.picker.is_some();
+        self.candidates.expire(again, now, &mut self.rng);
         self.warm_up(now);
         self.best_pace = 0;
         // A complete torrent downloads no more, but goes by what its line could.
@@ -75,7 +76,7 @@ impl Swarm {
         if let Some(oldest) = peer.asked.oldest() {
             let waited = now.saturating_sub(oldest.max(peer.delivered));
             if waited > peer.patience(self.queueing, &self.settings) {
-                peer.snub();
+                peer.snub(self.progress <= oldest);
                 self.take_back(slot);
                 self.abandon(slot);
             }
@@ -103,18 +104,20 @@ impl Swarm {
         self.web = silent > self.settings.stall || (silent > self.settings.stall / 2 && barren());
     }
 
-    /// When half-done pieces that nobody delivers hold the whole budget, one makes place.
+    /// When half-done pieces that nobody delivers hold the whole budget, one makes place; and so
+    /// does what cannot be finished as it is.
     fn free_budget(&mut self, now: Now) {
         let stuck = self.peers.iter().all(|(_, peer)| peer.asked.is_empty());
         let Some(picker) = &mut self.picker else {
             return;
         };
+        let mut dropped = Vec::new();
+        picker.give_up_crowded(|from, block| dropped.push((from, block)));
         if picker.was_refused() {
-            let mut dropped = Vec::new();
             let before = now.saturating_sub(if stuck { STUCK } else { ABANDONED });
             picker.give_up_one(before, |from, block| dropped.push((from, block)));
-            self.discard(dropped);
         }
+        self.discard(dropped);
     }
 
     fn plead(&mut self, now: Now) {
@@ -137,13 +140,15 @@ impl Swarm {
         });
     }
 
-    /// Works out when to wake next. A seed without peers sleeps for ever.
+    /// Works out when to wake next. A seed that knows nobody sleeps for ever.
     pub(super) fn reschedule(&mut self, now: Now) {
         let busy = self.picker.is_some() || self.uploads.waiting;
         let period = if busy { BUSY } else { IDLE };
         self.clock.next_sweep = match self.clock.next_sweep {
             Some(due) => Some(due.min(now + period)),
-            None if busy || !self.peers.is_empty() => Some(now + period),
+            None if busy || !self.peers.is_empty() || self.candidates.dialling() > 0 => {
+                Some(now + period)
+            }
             None => None,
         };
         let others = [self.dial_at(), self.rechoke_at()];

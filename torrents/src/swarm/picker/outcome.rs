@@ -44,13 +44,16 @@ impl Picker {
         let Some(partial) = &mut self.partials[id as usize] else {
             return Receipt::Useless;
         };
-        if !partial.admits(slot) {
-            return Receipt::Useless;
-        }
         let free = partial.free;
-        let receipt = partial.receive(block, from, owed, now);
+        let receipt = match partial.admits(slot) || partial.is_crowded() {
+            true => partial.receive(block, from, owed, now),
+            false => Receipt::Useless,
+        };
         if free > 0 && partial.free == 0 {
             self.loose.retain(|&loose| loose != id);
+        }
+        if owed && receipt == Receipt::Useless {
+            self.release(block);
         }
         receipt
     }
@@ -79,6 +82,23 @@ impl Picker {
                 partial.owner = None;
             }
             self.epoch += 1;
+        }
+    }
+
+    /// Begins pieces anew to which nobody more may contribute and that nobody finishes.
+    pub(in crate::swarm) fn give_up_crowded(&mut self, mut discard: impl FnMut(PeerKey, Block)) {
+        for id in 0..u32::try_from(self.partials.len()).unwrap_or(u32::MAX) {
+            let partial = self.partials[id as usize].as_ref();
+            let stuck = |partial: &&Partial| {
+                partial.is_crowded() && !partial.is_owed() && !partial.verifying
+            };
+            if let Some(partial) = partial.filter(stuck) {
+                partial
+                    .received()
+                    .for_each(|(from, block)| discard(from, block));
+                self.close(id, State::Missing);
+                self.epoch += 1;
+            }
         }
     }
 
