@@ -27,6 +27,8 @@ struct WebSeed {
     bytes: Vec<u8>,
     given: AtomicU64,
     failures: AtomicU64,
+    /// How long each answer takes.
+    thinks: Duration,
 }
 
 fn asked(headers: &HeaderMap) -> Option<Range<usize>> {
@@ -48,6 +50,7 @@ async fn give(State(seed): State<Arc<WebSeed>>, headers: HeaderMap) -> Response 
     {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     }
+    tokio::time::sleep(seed.thinks).await;
     let range = asked(&headers).unwrap();
     seed.given.fetch_add(range.len() as u64, Ordering::Relaxed);
     let total = seed.bytes.len();
@@ -62,10 +65,15 @@ async fn give(State(seed): State<Arc<WebSeed>>, headers: HeaderMap) -> Response 
 }
 
 async fn web_seed(sample: &Sample, failures: u64) -> (Arc<WebSeed>, String) {
+    slow_web_seed(sample, failures, Duration::ZERO).await
+}
+
+async fn slow_web_seed(sample: &Sample, failures: u64, thinks: Duration) -> (Arc<WebSeed>, String) {
     let seed = Arc::new(WebSeed {
         bytes: sample.bytes.clone(),
         given: AtomicU64::new(0),
         failures: AtomicU64::new(failures),
+        thinks,
     });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/file", listener.local_addr().unwrap());
@@ -107,6 +115,16 @@ async fn a_web_seed_alone_suffices_even_if_it_stumbles() {
     assert!(seed.given.load(Ordering::Relaxed) >= 20_000_000);
     leech.engine.shutdown().await;
     assert!(leech.result(&sample.info) == sample.bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_seed_that_takes_its_time_is_not_asked_again_and_again() {
+    let sample = sample(1_500_000, 262_144, 32);
+    let (seed, url) = slow_web_seed(&sample, 0, Duration::from_millis(1_500)).await;
+    let leech = Host::start().await;
+    let torrent = leech_with(&leech, &sample, Vec::new(), vec![url]).await;
+    finished(&torrent).await;
+    assert_eq!(seed.given.load(Ordering::Relaxed), 1_500_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt};
@@ -30,6 +30,8 @@ const MAX_WEB_SEEDS: usize = 8;
 
 /// Payload of one batch at most.
 const BATCH: usize = 256 * 1024;
+/// Blocks of a slow one are passed on after this at the latest.
+const SOON: Duration = Duration::from_millis(250);
 
 /// Where it is, and how often in a row it failed.
 #[derive(Debug, Clone)]
@@ -200,6 +202,7 @@ impl Fetcher {
         let mut due = blocks.into_iter().peekable();
         let mut slab = BytesMut::with_capacity(BATCH);
         let mut batch = Batch::new(self.peer);
+        let mut passed = Instant::now();
         while let Some(chunk) = body.next().await {
             let chunk = chunk?;
             self.throttle.download(chunk.len() as u64).await;
@@ -207,8 +210,10 @@ impl Fetcher {
             while let Some(block) = due.next_if(|block| slab.len() >= block.len as usize) {
                 batch.push_block(block, slab.split_to(block.len as usize).freeze());
             }
-            if batch.blocks.len() * 16 * 1024 >= BATCH || due.peek().is_none() {
+            let much = batch.blocks.len() * 16 * 1024 >= BATCH || due.peek().is_none();
+            if much || passed.elapsed() >= SOON {
                 self.pass(&mut batch).await;
+                passed = Instant::now();
             }
         }
         // A stream that ends well gave every byte that was asked for.
