@@ -82,6 +82,7 @@ pub struct Announcer {
 #[derive(Debug, Default)]
 struct Shared {
     need: AtomicBool,
+    again: AtomicBool,
     completed: AtomicBool,
     stop: AtomicBool,
     wake: Notify,
@@ -104,6 +105,12 @@ impl Announcer {
     /// More peers are needed: announce out of turn, paced (about every 2 s at most).
     pub fn need_peers(&self) {
         self.shared.need.store(true, Ordering::Release);
+        self.shared.wake.notify_one();
+    }
+
+    /// The trackers may know of somebody since they were last asked, or are being asked.
+    pub fn ask_again(&self) {
+        self.shared.again.store(true, Ordering::Release);
         self.shared.wake.notify_one();
     }
 
@@ -214,6 +221,9 @@ impl Task {
         }
         if self.shared.need.swap(false, Ordering::AcqRel) {
             self.schedule.handle_need();
+        }
+        if self.shared.again.swap(false, Ordering::AcqRel) {
+            self.schedule.handle_again();
         }
     }
 

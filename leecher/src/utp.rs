@@ -11,10 +11,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{Protocol, Type};
 use tokio::net::UdpSocket;
+use tokio::time::Instant;
 
 use crate::engine::Core;
 use crate::listen::socket;
@@ -41,26 +42,28 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
 /// Refuses until the engine stops.
 pub(crate) async fn refuse_task(core: Arc<Core>, socket: UdpSocket) {
     let mut packet = [0; HEADER];
-    let mut told: Option<Instant> = None;
+    let (mut told, mut untold) = (Instant::now(), false);
     let refuse = async {
         loop {
-            // What is longer is cut.
-            match socket.recv_from(&mut packet).await {
-                Ok((len, from)) => {
-                    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-                    if let Some(refusal) = refusal(&packet[..len], now.unwrap_or_default()) {
-                        // Who gets none comes a little later.
-                        let _ = socket.try_send_to(&refusal, from);
-                        if told.is_none_or(|told| told.elapsed() > TELL) {
-                            told = Some(Instant::now());
-                            tracing::debug!(%from, "refused uTP");
-                            core.torrents().iter().for_each(Torrent::knocked);
+            tokio::select! {
+                received = socket.recv_from(&mut packet) => match received {
+                    // What is longer is cut.
+                    Ok((len, from)) => {
+                        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+                        if let Some(refusal) = refusal(&packet[..len], now.unwrap_or_default()) {
+                            // Who gets none comes a little later.
+                            let _ = socket.try_send_to(&refusal, from);
+                            untold = true;
                         }
                     }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "cannot refuse uTP now");
-                    tokio::time::sleep(PAUSE).await;
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot refuse uTP now");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                },
+                () = tokio::time::sleep_until(told + TELL), if untold => {
+                    (told, untold) = (Instant::now(), false);
+                    core.torrents().iter().for_each(Torrent::knocked);
                 }
             }
         }

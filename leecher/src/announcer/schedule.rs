@@ -150,6 +150,13 @@ impl Schedule {
         }
     }
 
+    /// More may be known than what is on its way.
+    pub(super) fn handle_again(&mut self) {
+        for tracker in &mut self.trackers {
+            tracker.needed = true;
+        }
+    }
+
     /// The download is complete: those who know us as incomplete hear it at once.
     pub(super) fn handle_completed(&mut self) {
         if !std::mem::take(&mut self.incomplete_at_start) {

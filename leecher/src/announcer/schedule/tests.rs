@@ -134,6 +134,23 @@ fn need_is_served_as_soon_as_the_minimum_allows() {
 }
 
 #[test]
+fn what_may_be_known_by_now_is_asked_for_even_while_an_answer_is_on_its_way() {
+    let now = Instant::now();
+    let mut schedule = Schedule::new(&tiers(&[&["a"]]), false, now, 1);
+    for (again, soon) in [(false, false), (true, true)] {
+        let now = now + Duration::from_secs(2_000) * u32::from(again);
+        let ask = schedule.poll_ask(now).unwrap();
+        schedule.handle_need();
+        if again {
+            schedule.handle_again();
+        }
+        schedule.handle_reply(now, ask.tracker, &reply(900, Some(3)));
+        let next = schedule.poll_ask(now + Duration::from_secs(4));
+        assert_eq!(next.is_some(), soon);
+    }
+}
+
+#[test]
 fn need_is_paced_even_where_no_minimum_is_stated() {
     let mut world = World::new(&[&["a"]], true, 3, |_, _| Answer::Ok(reply(1_800, None)));
     for tenth in 0..1_200 {
