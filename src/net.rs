@@ -28,9 +28,19 @@ pub(crate) fn address_towards(host: &str) -> Result<IpAddr, Failure> {
     Ok(local.ip())
 }
 
+fn literal(host: &str) -> Option<IpAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse().ok()
+}
+
+/// Whether the host is an address that needs no resolving.
+pub(crate) fn is_address(host: &str) -> bool {
+    literal(host).is_some()
+}
+
 /// The first address of a host name or literal.
 pub(crate) fn resolve(host: &str) -> Result<IpAddr, Failure> {
-    if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse() {
+    if let Some(ip) = literal(host) {
         return Ok(ip);
     }
     (host, 0)

@@ -1,5 +1,6 @@
 //! `swell leech`: a plain BEP-3 client. The engine alone, without a registry in sight.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,9 @@ use crate::net;
 use crate::report::{Failure, line};
 use crate::signals;
 use crate::units::Size;
+
+/// After so long without a piece a log says why.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// Runs the command.
 pub(crate) async fn run(args: LeechArgs) -> Result<ExitCode, Failure> {
@@ -128,20 +132,49 @@ async fn start_engine(args: &LeechArgs, metainfo: &Metainfo) -> Result<Engine, F
         .map_err(|error| Failure::from_error(&error))
 }
 
-/// The address that routes to the first tracker or peer; every address when there is none.
+/// The one address that routes to every tracker and peer, or all addresses: what is announced
+/// must be reached from wherever it is heard of. Only one name is ever resolved.
 fn listen_address(metainfo: &Metainfo, peers: &[SocketAddr]) -> IpAddr {
-    let trackers = metainfo
+    let trackers = metainfo.trackers.iter().flatten();
+    let hosts: BTreeSet<String> = trackers
+        .filter_map(|url| Url::parse(url).ok())
+        .filter(can_be_asked)
+        .filter_map(|url| url.host_str().map(str::to_owned))
+        .chain(peers.iter().map(|peer| peer.ip().to_string()))
+        .collect();
+    let resolved = |host: &String| net::is_address(host) || hosts.len() == 1;
+    let mut towards = hosts.iter().map(|host| match resolved(host) {
+        true => net::address_towards(host).ok(),
+        false => None,
+    });
+    let everywhere = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+    let first = towards.next().flatten().unwrap_or(everywhere);
+    match towards.all(|other| other == Some(first)) {
+        true => first,
+        false => everywhere,
+    }
+}
+
+/// Trackers and web seeds are reached over plain HTTP.
+fn can_be_asked(url: &Url) -> bool {
+    url.scheme() == "http" && url.has_host()
+}
+
+/// Whether anybody can be asked for what is missing.
+fn check_sources(download: &Download) -> Result<(), Failure> {
+    let urls = download
         .trackers
         .iter()
         .flatten()
-        .filter_map(|url| Url::parse(url).ok());
-    let hosts = trackers
-        .filter_map(|url| url.host_str().map(str::to_owned))
-        .chain(peers.iter().map(|peer| peer.ip().to_string()));
-    hosts
-        .filter_map(|host| net::address_towards(&host).ok())
-        .next()
-        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
+        .chain(&download.web_seeds);
+    let mut urls = urls.filter_map(|url| Url::parse(url).ok());
+    if !download.peers.is_empty() || urls.any(|url| can_be_asked(&url)) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "nobody can be asked for it: the .torrent names no tracker and no web seed with http://",
+    )
+    .hint("name a peer with --peer IP:PORT"))
 }
 
 /// One torrent is all there is.
@@ -180,17 +213,23 @@ async fn transfer(
         eager_web_seed: false,
         head: bytes::Bytes::new(),
     };
+    let missing = here != download.info.geometry().pieces();
+    if missing {
+        check_sources(&download)?;
+    }
     let began = Instant::now();
     let torrent = engine
         .download(download)
         .await
         .map_err(|error| Failure::from_error(&error))?;
-    let missing = !content_is_whole(&torrent, here);
     let bar = torrent::bar(length, "fetching");
     if missing {
         tokio::select! {
             outcome = watch(&torrent, &bar) => outcome?,
-            () = stop.cancelled() => { bar.abandon(); return Err(Failure::interrupted()); }
+            () = stop.cancelled() => {
+                bar.abandon();
+                return Err(interrupted(&torrent, &args.output));
+            }
         }
         bar.finish_and_clear();
     }
@@ -210,14 +249,23 @@ async fn transfer(
     Ok(ExitCode::SUCCESS)
 }
 
-fn content_is_whole(torrent: &Torrent, pieces: u32) -> bool {
-    pieces == torrent.info().geometry().pieces()
+/// What is whole is kept, what is not may look as if it were.
+fn interrupted(torrent: &Torrent, output: &Path) -> Failure {
+    let progress = torrent.progress().borrow().clone();
+    Failure::interrupted().hint(format!(
+        "{} of {} are in {}; the same command goes on from there",
+        Size(progress.verified),
+        Size(progress.length),
+        output.display()
+    ))
 }
 
-/// Shows progress until everything is verified.
+/// Shows progress until everything is verified. Where no bar can be shown, a line says ever
+/// more rarely why nothing comes.
 async fn watch(torrent: &Torrent, bar: &ProgressBar) -> Result<(), Failure> {
     let mut progress = torrent.progress();
     let mut tick = tokio::time::interval(Duration::from_millis(200));
+    let (mut moved, mut patience, mut verified) = (Instant::now(), SILENCE, 0);
     let finished = torrent.finished();
     tokio::pin!(finished);
     loop {
@@ -226,9 +274,17 @@ async fn watch(torrent: &Torrent, bar: &ProgressBar) -> Result<(), Failure> {
                 return outcome.map_err(|error| Failure::from_error(&error));
             }
             _ = tick.tick() => {
-                bar.set_position(progress.borrow_and_update().verified);
+                let now = progress.borrow_and_update().verified;
+                bar.set_position(now);
+                if std::mem::replace(&mut verified, now) != now {
+                    (moved, patience) = (Instant::now(), SILENCE);
+                }
                 if !bar.is_hidden() && let Some(status) = torrent.status().await {
                     bar.set_message(summary(&status));
+                } else if moved.elapsed() > patience && let Some(status) = torrent.status().await {
+                    let why = summary(&status);
+                    tracing::warn!("nothing came for {} s: {why}", patience.as_secs());
+                    patience *= 2;
                 }
             }
         }
@@ -274,5 +330,45 @@ fn finished(args: &LeechArgs, name: &str, length: u64, took: Option<Duration>) {
                 took.as_secs_f64()
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metainfo(trackers: &[&str]) -> Metainfo {
+        let geometry = torrents::Geometry::new(1, 16_384).unwrap();
+        Metainfo {
+            info: Info::build("a", geometry, &[[0; 20]]).unwrap(),
+            trackers: trackers.iter().map(|&url| vec![url.to_owned()]).collect(),
+            url_list: Vec::new(),
+            comment: None,
+            created_by: None,
+            creation_date: None,
+        }
+    }
+
+    #[test]
+    fn it_listens_where_every_tracker_and_peer_reaches_it() {
+        let everywhere = IpAddr::from([0, 0, 0, 0]);
+        let here = IpAddr::from([127, 0, 0, 1]);
+        for (trackers, address) in [
+            (&["http://127.0.0.1:7000/announce"][..], here),
+            (&["http://127.0.0.1:1/a", "http://127.0.0.1:2/a"], here),
+            (&["http://127.0.0.1:1/a", "udp://192.0.2.1:2/a"], here),
+            (&["http://127.0.0.1:1/a", "http://[::1]:2/a"], everywhere),
+            (&["http://127.0.0.1:1/a", "http://a.name:2/a"], everywhere),
+            (&["udp://127.0.0.1:1/a"], everywhere),
+            (&[], everywhere),
+        ] {
+            assert_eq!(
+                listen_address(&metainfo(trackers), &[]),
+                address,
+                "{trackers:?}"
+            );
+        }
+        let peers = [SocketAddr::from(([127, 0, 0, 1], 1))];
+        assert_eq!(listen_address(&metainfo(&[]), &peers), here);
     }
 }
