@@ -5,7 +5,7 @@
 
 mod hand;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -64,15 +64,25 @@ impl Honest {
     }
 }
 
+fn gives(swarm: &mut Swarm, millis: u64, peer: PeerKey, block: Block) -> Vec<Action> {
+    let blocks = &[block];
+    tell(swarm, millis, Event::Received { peer, blocks })
+}
+
+fn first_says(swarm: &mut Swarm, millis: u64, message: Message) -> Vec<Action> {
+    let peer = PeerKey(1);
+    tell(swarm, millis, Event::Message { peer, message })
+}
+
 /// A peer under suspicion opens pieces that it alone may finish, gives one block of each and goes
 /// back on its word for the rest. It does not keep them from the honest one.
-fn goes_back_on_its_word(withdraw: impl Fn(Block) -> Event<'static>) {
+fn goes_back_on_its_word(withdraw: impl Fn(Block) -> Option<Event<'static>>, nags: bool) {
     let geometry = Geometry::new(32 << 18, 1 << 18).unwrap();
     let mut swarm = Swarm::new(geometry, Bitfield::empty(32), US, Settings::default(), 1);
     let peer = PeerKey(1);
     let mut todo = VecDeque::from(connect_at(&mut swarm, 0, 1, 1, true, false));
     for message in [Message::HaveAll, Message::Unchoke] {
-        todo.extend(tell(&mut swarm, 0, Event::Message { peer, message }));
+        todo.extend(first_says(&mut swarm, 0, message));
     }
     let (mut honest, actions) = Honest::meet(&mut swarm, 1);
     todo.extend(actions);
@@ -88,21 +98,16 @@ fn goes_back_on_its_word(withdraw: impl Fn(Block) -> Event<'static>) {
                         // Until the first piece is found wrong all others wait.
                         let first = *spoiled.get_or_insert(block.piece) == block.piece;
                         let event = if (suspect || first) && given.insert(block.piece) {
-                            todo.extend(tell(
-                                &mut swarm,
-                                millis,
-                                Event::Received {
-                                    peer,
-                                    blocks: &[block],
-                                },
-                            ));
+                            todo.extend(gives(&mut swarm, millis, peer, block));
                             continue;
                         } else if suspect {
-                            withdraw(block)
+                            let Some(event) = withdraw(block) else {
+                                continue;
+                            };
+                            event
                         } else {
                             // Others take what it leaves.
-                            let message = Message::Choke;
-                            todo.extend(tell(&mut swarm, millis, Event::Message { peer, message }));
+                            todo.extend(first_says(&mut swarm, millis, Message::Choke));
                             let message = Message::Reject(block);
                             Event::Message { peer, message }
                         };
@@ -113,14 +118,20 @@ fn goes_back_on_its_word(withdraw: impl Fn(Block) -> Event<'static>) {
                     suspect = true;
                     given.clear();
                     todo.extend(tell(&mut swarm, millis, Event::Corrupt { piece }));
-                    let message = Message::Unchoke;
-                    todo.extend(tell(&mut swarm, millis, Event::Message { peer, message }));
+                    todo.extend(first_says(&mut swarm, millis, Message::Unchoke));
                 }
                 Action::Verify { piece } => {
                     todo.extend(tell(&mut swarm, millis, Event::Verified { piece }));
                 }
                 _ => {}
             }
+        }
+        if suspect && nags && millis % 500 == 0 {
+            todo.extend(first_says(
+                &mut swarm,
+                millis,
+                Message::Bitfield(Bitfield::full(32)),
+            ));
         }
         todo.extend(honest.serve(&mut swarm, millis));
         todo.extend(tell(&mut swarm, millis, Event::Timeout));
@@ -131,18 +142,136 @@ fn goes_back_on_its_word(withdraw: impl Fn(Block) -> Event<'static>) {
 
 #[test]
 fn a_suspect_that_rejects_keeps_nothing_from_others() {
-    goes_back_on_its_word(|block| {
+    let reject = |block| {
         let (peer, message) = (PeerKey(1), Message::Reject(block));
-        Event::Message { peer, message }
-    });
+        Some(Event::Message { peer, message })
+    };
+    goes_back_on_its_word(reject, false);
 }
 
 #[test]
 fn a_suspect_that_lost_what_it_had_keeps_nothing_from_others() {
-    goes_back_on_its_word(|block| {
+    let lost = |block: Block| {
         let (peer, piece) = (PeerKey(1), block.piece);
-        Event::DontHave { peer, piece }
-    });
+        Some(Event::DontHave { peer, piece })
+    };
+    goes_back_on_its_word(lost, false);
+}
+
+#[test]
+fn a_suspect_that_says_again_and_again_what_it_has_keeps_nothing_from_others() {
+    goes_back_on_its_word(|_| None, true);
+}
+
+/// Peers that are told what to send, block by block.
+struct Puppets {
+    swarm: Swarm,
+    millis: u64,
+    owes: BTreeMap<PeerKey, Vec<Block>>,
+    verifying: Vec<PieceIndex>,
+}
+
+impl Puppets {
+    fn tell(&mut self, event: Event<'_>) {
+        for action in tell(&mut self.swarm, self.millis, event) {
+            match action {
+                Action::Request { peer, blocks } => {
+                    self.owes.entry(peer).or_default().extend(blocks);
+                }
+                Action::Cancel { peer, blocks } => {
+                    let owed = self.owes.entry(peer).or_default();
+                    owed.retain(|owed| !blocks.contains(owed));
+                }
+                Action::Verify { piece } => self.verifying.push(piece),
+                _ => {}
+            }
+        }
+    }
+
+    fn says(&mut self, key: u64, message: Message) {
+        let peer = PeerKey(key);
+        self.tell(Event::Message { peer, message });
+    }
+
+    fn chokes(&mut self, key: u64) {
+        self.says(key, Message::Choke);
+        for block in self.owes.remove(&PeerKey(key)).unwrap_or_default() {
+            self.says(key, Message::Reject(block));
+        }
+    }
+
+    fn leaves(&mut self, key: u64) {
+        let peer = PeerKey(key);
+        self.owes.remove(&peer);
+        self.tell(Event::Disconnected { peer });
+    }
+
+    /// Sends one block that it owes, of that piece if one is named.
+    fn gives(&mut self, key: u64, of: Option<PieceIndex>) -> Option<PieceIndex> {
+        let peer = PeerKey(key);
+        let owed = self.owes.get_mut(&peer)?;
+        let at = owed
+            .iter()
+            .position(|block| of.is_none_or(|of| of == block.piece))?;
+        let block = owed.remove(at);
+        self.tell(Event::Received {
+            peer,
+            blocks: &[block],
+        });
+        Some(block.piece)
+    }
+
+    fn finishes(&mut self, key: u64, piece: PieceIndex) {
+        while self.verifying.is_empty() {
+            self.millis += 5;
+            self.tell(Event::Timeout);
+            self.gives(key, Some(piece))
+                .expect("it owes the rest of the piece");
+        }
+        assert_eq!(self.verifying.pop(), Some(piece));
+    }
+}
+
+#[test]
+fn what_is_half_done_begins_anew_when_only_a_suspect_is_left() {
+    let geometry = Geometry::new(4 << 20, 2 << 20).unwrap();
+    let mut all = Puppets {
+        swarm: Swarm::new(geometry, Bitfield::empty(2), US, Settings::default(), 1),
+        millis: 0,
+        owes: BTreeMap::new(),
+        verifying: Vec::new(),
+    };
+    for id in 1..=3 {
+        connect_at(&mut all.swarm, 0, id.into(), id, true, false);
+        all.says(id.into(), Message::HaveAll);
+    }
+    // The third leaves a piece half done, the first and the second spoil the other.
+    all.says(3, Message::Unchoke);
+    let half_done = all.gives(3, None).unwrap();
+    all.says(1, Message::Unchoke);
+    let piece = all.gives(1, None).unwrap();
+    assert_ne!(piece, half_done);
+    all.chokes(1);
+    all.says(2, Message::Unchoke);
+    all.finishes(2, piece);
+    all.chokes(2);
+    all.tell(Event::Corrupt { piece });
+    // The first proves itself and leaves, and so does the third.
+    all.says(1, Message::Unchoke);
+    all.finishes(1, piece);
+    all.tell(Event::Verified { piece });
+    all.leaves(1);
+    all.leaves(3);
+    all.says(2, Message::Unchoke);
+    while !all.swarm.is_complete() {
+        all.millis += 20;
+        assert!(all.millis < 60_000, "never complete");
+        all.tell(Event::Timeout);
+        all.gives(2, None);
+        if let Some(piece) = all.verifying.pop() {
+            all.tell(Event::Verified { piece });
+        }
+    }
 }
 
 /// libtorrent allows ten pieces, then chokes.
@@ -187,14 +316,7 @@ fn a_piece_to_which_too_many_contributed_begins_anew() {
             _ => None,
         });
         if let Some(block) = asked {
-            tell(
-                &mut swarm,
-                millis,
-                Event::Received {
-                    peer,
-                    blocks: &[block],
-                },
-            );
+            gives(&mut swarm, millis, peer, block);
         }
         tell(&mut swarm, millis, Event::Disconnected { peer });
         millis += 200;
@@ -263,14 +385,7 @@ fn slow(kind: PeerKind, thinks: u64) -> Option<u64> {
         }
         while owes.front().is_some_and(|&(due, _)| due <= millis) {
             let block = owes.pop_front().unwrap().1;
-            todo.extend(tell(
-                &mut swarm,
-                millis,
-                Event::Received {
-                    peer,
-                    blocks: &[block],
-                },
-            ));
+            todo.extend(gives(&mut swarm, millis, peer, block));
         }
         todo.extend(tell(&mut swarm, millis, Event::Timeout));
         if swarm.is_complete() {

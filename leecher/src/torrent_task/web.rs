@@ -203,8 +203,26 @@ impl Fetcher {
         let mut slab = BytesMut::with_capacity(BATCH);
         let mut batch = Batch::new(self.peer);
         let mut passed = Instant::now();
-        while let Some(chunk) = body.next().await {
-            let chunk = chunk?;
+        loop {
+            // What is here already does not wait for what may not come.
+            let chunk = match batch.blocks.is_empty() {
+                true => body.next().await,
+                false => match tokio::time::timeout(SOON, body.next()).await {
+                    Ok(chunk) => chunk,
+                    Err(_) => {
+                        self.pass(&mut batch).await;
+                        continue;
+                    }
+                },
+            };
+            let chunk = match chunk {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => {
+                    self.pass(&mut batch).await;
+                    return Err(error.into());
+                }
+                None => break,
+            };
             self.throttle.download(chunk.len() as u64).await;
             slab.extend_from_slice(&chunk);
             while let Some(block) = due.next_if(|block| slab.len() >= block.len as usize) {

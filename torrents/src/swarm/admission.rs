@@ -18,7 +18,7 @@ const SEED_DIALS: usize = 8;
 const SEED_PATIENCE: Now = Now::from_secs(5);
 /// A newcomer is not sent away before it had time to show its use.
 const PROBATION: Now = Now::from_secs(5);
-/// Who is unchoked for so long and asks for nothing only takes a place.
+/// Who was unchoked for so long and asked for nothing only takes a place.
 const SHIRKING: Now = Now::from_secs(60);
 /// A connection that lasted so long was one.
 const SOLID: Now = Now::from_secs(5);
@@ -87,15 +87,18 @@ impl Swarm {
         }
     }
 
-    /// The peer can be dialled there, too if we dialled it elsewhere. An address that was taken for
-    /// its own before is nobody's.
+    /// The peer can be dialled there, too if it was said or dialled elsewhere before. Of its
+    /// addresses the latest two are kept, and forgotten with it.
     fn listens_at(&mut self, slot: Slot, addr: SocketAddr) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
-        let before = peer.listen.replace(addr).filter(|&before| before != addr);
-        if let Some(before) = before {
-            self.candidates.forget(before);
+        if peer.listen != Some(addr) && peer.also != Some(addr) {
+            let before = peer.listen.replace(addr);
+            let oldest = before.and_then(|before| peer.also.replace(before));
+            if let Some(oldest) = oldest {
+                self.candidates.forget(oldest);
+            }
         }
         self.candidates.connected(addr);
     }
@@ -153,9 +156,7 @@ impl Swarm {
         let total = self.geometry.pieces();
         let settled = |peer: &Peer| now.saturating_sub(peer.since) >= PROBATION;
         let asks = |peer: &Peer| {
-            let since = peer.active.max(peer.turned);
-            let shirks = !peer.choked && peer.queue.is_empty() && now >= since + SHIRKING;
-            peer.is_interested && !shirks && !self.have.is_empty()
+            peer.is_interested && peer.shirking(now) < SHIRKING && !self.have.is_empty()
         };
         let idle = |peer: &Peer| !peer.interested && !asks(peer);
         // Whoever has most can do without us best.
@@ -207,8 +208,10 @@ impl Swarm {
         if let (Some(addr), Some(id)) = (peer.addr, peer.id) {
             self.bans.remember(peer.key, Identity { addr, id, listen });
         }
-        if let Some(other) = peer.listen.filter(|_| peer.listen != listen) {
-            self.candidates.forget(other);
+        for other in [peer.listen, peer.also].into_iter().flatten() {
+            if Some(other) != listen {
+                self.candidates.forget(other);
+            }
         }
         let Some(listen) = listen else {
             return;

@@ -4,6 +4,7 @@
 use super::partial::Receipt;
 use super::picker::Ask;
 use super::pieces::Pieces;
+use super::session::Peer;
 use super::{Action, Now, PeerKey, Reason, Slot, Swarm};
 use crate::geometry::{Block, PieceIndex};
 use crate::wire::Message;
@@ -24,7 +25,7 @@ const WEB_RUN: u64 = 8 << 20;
 const HELD_UP: Now = Now::from_millis(100);
 /// The first rest after a reject; it doubles.
 const REST: Now = Now::from_millis(50);
-/// How long a lost piece waits.
+/// How long a lost piece waits, and who went back on its word.
 const COOLING: Now = Now::from_secs(1);
 
 /// What a batch of blocks was good for; kept to be filled again.
@@ -310,7 +311,8 @@ impl Swarm {
     /// The endgame: everything left is owed by somebody. Takes from the ends of the queues
     /// that will be served last, and only what this peer will deliver much sooner.
     fn double(&mut self, slot: Slot, room: usize, now: Now, out: &mut Vec<Block>) {
-        let Some(helper) = self.peers.get(slot).filter(|peer| peer.asked.is_empty()) else {
+        let fit = |peer: &&Peer| peer.asked.is_empty() && !peer.suspect;
+        let Some(helper) = self.peers.get(slot).filter(fit) else {
             return;
         };
         if self.line.is_full(now) {
@@ -389,11 +391,16 @@ impl Swarm {
         self.stirred = true;
     }
 
-    /// The peer went back on its word: it may not keep from others what it alone may finish.
+    /// The peer went back on its word: it may not keep from others what it alone may finish, and
+    /// they come first.
     fn let_go_alone(&mut self, slot: Slot) {
         let picker = self.picker.as_ref();
         if picker.is_some_and(|picker| picker.owns_alone(slot)) {
             self.abandon(slot);
+            let rest = self.clock.now + COOLING;
+            if let Some(peer) = self.peers.get_mut(slot) {
+                peer.rests_until = peer.rests_until.max(rest);
+            }
         }
     }
 
@@ -458,6 +465,11 @@ impl Swarm {
                 judged.asked_at = asked_at;
             } else if peer.late > 0 {
                 peer.late -= 1;
+                if peer.suspect {
+                    // What was taken back may be somebody else's piece by now.
+                    judged.useless.push(block);
+                    continue;
+                }
             } else {
                 peer.unasked += 1;
                 judged.useless.push(block);

@@ -55,6 +55,8 @@ pub(super) struct Peer {
     pub(super) kind: PeerKind,
     pub(super) addr: Option<SocketAddr>,
     pub(super) listen: Option<SocketAddr>,
+    /// Where it listens besides.
+    pub(super) also: Option<SocketAddr>,
     pub(super) id: Option<PeerId>,
     pub(super) since: Now,
     pub(super) heard: Now,
@@ -116,6 +118,8 @@ pub(super) struct Peer {
     pub(super) turned: Now,
     /// When it last asked us for something or took something.
     pub(super) active: Now,
+    /// How long it was unchoked in former turns and asked for nothing, since it last did.
+    pub(super) shirked: Now,
     /// What we suggested to it.
     pub(super) errands: Errands,
 }
@@ -134,6 +138,7 @@ impl Peer {
             kind,
             addr,
             listen: None,
+            also: None,
             id,
             since: now,
             heard: now,
@@ -176,6 +181,7 @@ impl Peer {
             turn: 0,
             turned: now,
             active: now,
+            shirked: Now::ZERO,
             errands: Errands::default(),
         }
     }
@@ -319,6 +325,16 @@ impl Peer {
         silent.max(Now::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
     }
 
+    /// How long it has been unchoked and asked for nothing.
+    pub(super) fn shirking(&self, now: Now) -> Now {
+        let idle = !self.choked && self.queue.is_empty() && self.sending_blocks == 0;
+        let since = self.active.max(self.turned);
+        match idle {
+            true => self.shirked + now.saturating_sub(since),
+            false => self.shirked,
+        }
+    }
+
     /// It let requests rot; `alone` if nobody else delivered meanwhile either.
     pub(super) fn snub(&mut self, alone: bool) {
         self.snubbed = true;
@@ -336,8 +352,8 @@ impl Peer {
     }
 
     /// How long it may be silent while it owes: a few times what its answers took lately, longer
-    /// each time that nothing came of it nor of others, and more while our own line is what all wait for. What
-    /// a web seed was asked for, its driver gives up.
+    /// each time that no peer delivered meanwhile, and more while our own line is what all wait
+    /// for. What a web seed was asked for, its driver gives up.
     pub(super) fn patience(&self, queueing: Now, settings: &Settings) -> Now {
         if self.is_web() {
             return LONGEST_PATIENCE;

@@ -108,13 +108,18 @@ impl Swarm {
     /// does what cannot be finished as it is.
     fn free_budget(&mut self, now: Now) {
         let stuck = self.peers.iter().all(|(_, peer)| peer.asked.is_empty());
+        // Suspects take no part in what others left half done.
+        let alone = |peer: &Peer| peer.suspect && !peer.chokes_us && peer.wanted > 0;
+        let lone = self.peers.iter().any(|(_, peer)| alone(peer));
         let Some(picker) = &mut self.picker else {
             return;
         };
         let mut dropped = Vec::new();
         picker.give_up_crowded(|from, block| dropped.push((from, block)));
-        if picker.was_refused() {
-            let before = now.saturating_sub(if stuck { STUCK } else { ABANDONED });
+        let refused = picker.was_refused();
+        if refused || (stuck && lone) {
+            let patience = if refused && stuck { STUCK } else { ABANDONED };
+            let before = now.saturating_sub(patience);
             picker.give_up_one(before, |from, block| dropped.push((from, block)));
         }
         self.discard(dropped);

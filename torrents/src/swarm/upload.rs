@@ -86,6 +86,7 @@ impl Swarm {
                 && self.have.contains(block.piece);
             if serve {
                 peer.active = now;
+                peer.shirked = Now::ZERO;
                 if let Some(spread) = &mut self.spread {
                     spread.requested(block.piece, &mut peer.errands);
                 }
@@ -288,6 +289,7 @@ impl Swarm {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
+        peer.shirked = peer.shirking(now);
         peer.choked = true;
         peer.turned = now;
         let fast = peer.is_fast();
