@@ -161,6 +161,27 @@ fn peers_that_stall_are_left() {
     });
 }
 
+/// Memory for two pieces: what a seed suggests is kept until there is room, and those who promise
+/// and give nothing do not hold all of it.
+#[test]
+fn with_little_memory_nobody_waits_long() {
+    each_seed(|seed| {
+        for (stallers, limit) in [(0, millis(900)), (6, seconds(10))] {
+            let mut sim = empty(seed);
+            sim.join(origin(), Duration::ZERO);
+            for _ in 0..stallers {
+                sim.join(wicked(Behaviour::Staller), Duration::ZERO);
+            }
+            for n in 0..HOSTS {
+                let mut spec = HostSpec::new(RATE);
+                spec.settings.budget = 2 * u64::from(geometry().piece_len());
+                sim.join(spec, millis(n * 5));
+            }
+            completes(&mut sim, limit);
+        }
+    });
+}
+
 #[test]
 fn peers_that_boast_are_asked_in_vain_but_not_for_long() {
     each_seed(|seed| {
@@ -382,6 +403,18 @@ fn the_web_seed_alone_is_enough() {
         completes(&mut sim, seconds(10));
         let web = sim.outcome(host).web;
         assert!((LENGTH..LENGTH + LENGTH / 10).contains(&web), "{web}");
+    });
+}
+
+#[test]
+fn a_slow_web_seed_is_asked_once_for_what_it_gives() {
+    each_seed(|seed| {
+        let mut sim = empty(seed);
+        let mut spec = HostSpec::new(RATE);
+        spec.web_seed = Some(200_000);
+        let host = sim.join(spec, Duration::ZERO);
+        completes(&mut sim, seconds(100));
+        assert!(sim.outcome(host).web <= LENGTH + LENGTH / 8);
     });
 }
 

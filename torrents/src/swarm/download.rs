@@ -320,7 +320,11 @@ impl Swarm {
         }
         let mut soon = helper.latency * 2 + Now::from_millis(20);
         if !self.picker.as_ref().is_some_and(|picker| picker.is_last()) {
-            // Memory is what holds us up, and not for long unless they are slow.
+            // Memory is what holds us up, and not for long unless they are slow: then who is
+            // known to be fast helps.
+            if helper.pace.is_none() || helper.snubbed {
+                return;
+            }
             soon = soon.max(HELD_UP);
         }
         let most = room.min(MAX_DOUBLED);
