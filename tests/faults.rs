@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use harness::lab::{Host, Lab};
 use harness::roles::{
-    SWELL, agent, agent_status, agent_with, foreign_content, healthy, herd, swell, upload,
+    SWELL, agent, agent_status, agent_with, foreign_content, healthy, herd, plain_seed, swell,
+    upload,
 };
 use harness::{eventually, noise, sha256, within};
 
@@ -51,14 +52,9 @@ fn a_seed_that_lies_is_banned_and_the_download_completes_from_an_honest_one() {
     let (_tracker, torrent, bytes) = foreign_content(&lab, honest, 12_000_000);
     let lying = liar.dir().join("content.bin");
     std::fs::write(&lying, &bytes).unwrap();
-    let seed = |host: &Host, flags: &[&str]| {
-        let dir = host.dir().display().to_string();
-        let args = [&["leech", &torrent, "--output", &dir, "--seed"], flags].concat();
-        host.spawn("seed", SWELL, &args)
-    };
     // The honest one is slow, so that the liar is asked for plenty.
-    let _honest = seed(honest, &["--upload-limit", "3MB"]);
-    let _liar = seed(liar, &[]);
+    let _honest = plain_seed(honest, &torrent, &["--upload-limit", "3MB"]);
+    let _liar = plain_seed(liar, &torrent, &[]);
     eventually("both seeds are known", || {
         let said = swell(lab.host(1), &["torrent", "scrape", &torrent]).stdout;
         String::from_utf8_lossy(&said)
@@ -94,14 +90,8 @@ fn a_leecher_whose_dials_get_nowhere_is_dialled_by_the_seed() {
     let lab = Lab::new(3);
     let (seed, leecher) = (lab.host(2), lab.host(3));
     let (_tracker, torrent, bytes) = foreign_content(&lab, seed, 3_000_000);
-    let (dir, listen) = (
-        seed.dir().display().to_string(),
-        format!("{}:6881", seed.ip()),
-    );
-    let args = [
-        "leech", &torrent, "--output", &dir, "--listen", &listen, "--seed",
-    ];
-    let _seed = seed.spawn("seed", SWELL, &args);
+    let listen = format!("{}:6881", seed.ip());
+    let _seed = plain_seed(seed, &torrent, &["--listen", &listen]);
     leecher.block_port(6881);
     let out = leecher.dir().join("out");
     let args = ["leech", &torrent, "--output", &out.display().to_string()];

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use harness::lab::{Host, Lab, Process};
-use harness::roles::{SWELL, foreign_content, herd, swell_ok, upload};
+use harness::roles::{SWELL, foreign_content, herd, plain_seed, swell_ok, upload};
 use harness::{noise, sha256, within};
 use torrents::Metainfo;
 
@@ -225,12 +225,7 @@ fn transmission_leeches_by_its_defaults() {
     let lab = Lab::new(3);
     let (seed, leecher) = (lab.host(2), lab.host(3));
     let (_tracker, torrent, bytes) = foreign_content(&lab, seed, LENGTH);
-    let dir = seed.dir().display().to_string();
-    let _seed = seed.spawn(
-        "seed",
-        SWELL,
-        &["leech", &torrent, "--output", &dir, "--seed"],
-    );
+    let _seed = plain_seed(seed, &torrent, &[]);
     let _daemon = transmission(leecher, First::Utp);
     transmission_completes(leecher, &torrent, "content.bin", &sha256(&bytes));
 }
@@ -283,12 +278,7 @@ fn our_seed_serves_our_leecher_and_keeps_what_is_there() {
     let lab = Lab::new(3);
     let seed = lab.host(2);
     let (_tracker, torrent, bytes) = foreign_content(&lab, seed, LENGTH);
-    let dir = seed.dir().display().to_string();
-    let _seed = seed.spawn(
-        "seed",
-        SWELL,
-        &["leech", &torrent, "--output", &dir, "--seed"],
-    );
+    let _seed = plain_seed(seed, &torrent, &[]);
     // Half of it is here already, and a lie at its end.
     let leecher = lab.host(3);
     let out = leecher.dir().join("out");

@@ -55,8 +55,6 @@ pub(crate) const INBOX: usize = 64;
 const AT_ONCE: usize = 16;
 /// Hashed pieces that may wait for the task.
 const HASHED: usize = 64;
-/// Trackers are asked who could not come at most so often: anybody may knock.
-const KNOCKS: Now = Now::from_secs(30);
 /// Answers of trackers that may wait.
 const FOUND: usize = 8;
 
@@ -116,9 +114,6 @@ pub(crate) struct TorrentTask {
 
     timer: Pin<Box<Sleep>>,
     armed: Option<Now>,
-    /// When the trackers are asked who it was that could not come, and when they last were.
-    knock: Option<Now>,
-    answered: Option<Now>,
     /// Since when there is neither a peer nor anything to fetch.
     idle_since: Option<Now>,
     on_demand: bool,
@@ -175,8 +170,6 @@ impl TorrentTask {
             timer: Box::pin(tokio::time::sleep_until(Instant::now())),
             armed: None,
             throttle: core.bandwidth.throttle(shared.info.hash()),
-            knock: None,
-            answered: None,
             idle_since: None,
             on_demand: beginning.on_demand,
             ending: None,
@@ -362,11 +355,11 @@ impl TorrentTask {
         if !mail.peers.is_empty() {
             self.candidates(mail.peers);
         }
-        if mail.knocked && self.swarm.is_complete() && self.announcer.is_some() {
-            let soonest = self
-                .answered
-                .map_or(Now::ZERO, |answered| answered + KNOCKS);
-            self.knock.get_or_insert(soonest);
+        if mail.knocked
+            && self.swarm.is_complete()
+            && let Some(announcer) = &self.announcer
+        {
+            announcer.ask_again();
         }
     }
 
@@ -392,7 +385,7 @@ impl TorrentTask {
         let dormant = self
             .idle_since
             .map(|since| since + self.core.config.dormant_after);
-        let due = [self.swarm.poll_timeout(), dormant, self.knock]
+        let due = [self.swarm.poll_timeout(), dormant]
             .into_iter()
             .flatten()
             .min();
@@ -410,12 +403,6 @@ impl TorrentTask {
         let now = self.now();
         if self.swarm.poll_timeout().is_some_and(|due| due <= now) {
             self.handle(Event::Timeout);
-        }
-        if self.knock.is_some_and(|due| due <= now) {
-            (self.knock, self.answered) = (None, Some(now));
-            if let Some(announcer) = &self.announcer {
-                announcer.ask_again();
-            }
         }
         let idle = self.idle_since.map(|since| now.saturating_sub(since));
         if idle.is_some_and(|idle| idle >= self.core.config.dormant_after)

@@ -27,8 +27,8 @@ const HEADER: usize = 20;
 const SYN: u8 = 0x41;
 const RESET: u8 = 0x31;
 
-/// The seeds hear of those who tried at most so often.
-const TELL: Duration = Duration::from_secs(1);
+/// The seeds hear of those who tried, and ask their trackers, at most so often: anybody may knock.
+const TELL: Duration = Duration::from_secs(30);
 /// The pause after a failed read.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -42,7 +42,7 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
 /// Refuses until the engine stops.
 pub(crate) async fn refuse_task(core: Arc<Core>, socket: UdpSocket) {
     let mut packet = [0; HEADER];
-    let (mut told, mut untold) = (Instant::now(), false);
+    let (mut next, mut untold) = (Instant::now(), false);
     let refuse = async {
         loop {
             tokio::select! {
@@ -61,8 +61,8 @@ pub(crate) async fn refuse_task(core: Arc<Core>, socket: UdpSocket) {
                         tokio::time::sleep(PAUSE).await;
                     }
                 },
-                () = tokio::time::sleep_until(told + TELL), if untold => {
-                    (told, untold) = (Instant::now(), false);
+                () = tokio::time::sleep_until(next), if untold => {
+                    (next, untold) = (Instant::now() + TELL, false);
                     core.torrents().iter().for_each(Torrent::knocked);
                 }
             }

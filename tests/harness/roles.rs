@@ -94,6 +94,13 @@ pub(crate) fn upload(host: &Host, bytes: &[u8]) -> String {
     digest
 }
 
+/// A plain client that seeds what lies in the host's directory.
+pub(crate) fn plain_seed(host: &Host, torrent: &str, flags: &[&str]) -> Process {
+    let dir = host.dir().display().to_string();
+    let args = [&["leech", torrent, "--output", &dir, "--seed"], flags].concat();
+    host.spawn("seed", SWELL, &args)
+}
+
 /// A file `content.bin` of `len` bytes on the host, a `.torrent` of it, and an open tracker on
 /// host 1: content that no herd knows.
 pub(crate) fn foreign_content(

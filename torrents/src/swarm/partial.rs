@@ -109,7 +109,12 @@ impl Partial {
 
     /// Whether the peer may contribute.
     pub(super) fn admits(&self, slot: Slot) -> bool {
-        (!self.exclusive || self.owner == Some(slot)) && !self.is_crowded()
+        !self.exclusive || self.owner == Some(slot)
+    }
+
+    /// Whether the peer may be asked for more of it.
+    pub(super) fn asks(&self, slot: Slot) -> bool {
+        self.admits(slot) && !self.is_crowded()
     }
 
     /// So many contributed that no more can be told apart: it is finished by those who owe the

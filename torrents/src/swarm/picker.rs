@@ -364,7 +364,7 @@ impl Picker {
                 .filter_map(|&id| Some((id, self.partials[id as usize].as_ref()?)))
                 .filter(|(_, partial)| {
                     choose(partial)
-                        && partial.admits(ask.slot)
+                        && partial.asks(ask.slot)
                         && ask.pieces.contains(partial.piece)
                         && !(ask.guided && self.others_have(partial, ask))
                 })
@@ -385,7 +385,7 @@ impl Picker {
         });
         let loose = self.loose.iter().copied().find(|&id| {
             let partial = self.partials[id as usize].as_ref();
-            partial.is_some_and(|partial| partial.admits(ask.slot))
+            partial.is_some_and(|partial| partial.asks(ask.slot))
         });
         let first = self.rarity.order().first().map(|&piece| PieceIndex(piece));
         if let (None, Some(id)) = (waited, loose)
@@ -541,7 +541,7 @@ impl Picker {
         let Some(partial) = &mut self.partials[id as usize] else {
             return;
         };
-        if partial.free == 0 || !partial.admits(ask.slot) {
+        if partial.free == 0 || !partial.asks(ask.slot) {
             return;
         }
         partial.take(until.saturating_sub(out.len()), out);
@@ -557,7 +557,7 @@ impl Picker {
         let Some(partial) = self.partial_mut(block.piece) else {
             return false;
         };
-        let may = partial.admits(slot) && !partial.exclusive && partial.may_double(block, most);
+        let may = partial.asks(slot) && !partial.exclusive && partial.may_double(block, most);
         if may {
             partial.double(block);
         }

@@ -1,10 +1,14 @@
 //! A machine driven by hand, one event after the other; its invariants are checked after each.
 
+#![allow(dead_code, reason = "each test uses what it needs")]
+
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use torrents::PeerId;
 use torrents::swarm::{Action, Event, PeerKey, PeerKind, Swarm};
+use torrents::wire::Message;
+use torrents::{Block, PeerId};
 
 /// The machine's own id; those of its peers are repeated bytes too.
 pub(crate) const US: PeerId = PeerId([5; 20]);
@@ -42,4 +46,51 @@ pub(crate) fn connect_at(
         kind,
     };
     tell(swarm, millis, event)
+}
+
+/// The one that serves whatever it is asked for.
+const HONEST: PeerKey = PeerKey(1_000_000);
+
+/// An honest peer that has everything and sends a few blocks at a time.
+#[derive(Default)]
+pub(crate) struct Honest {
+    owes: VecDeque<Block>,
+    pub(crate) gone: bool,
+}
+
+impl Honest {
+    pub(crate) fn meet(swarm: &mut Swarm, millis: u64) -> (Self, Vec<Action>) {
+        let (peer, id) = (HONEST, 99);
+        let mut actions = connect_at(swarm, millis, peer.0, id, true, true);
+        for message in [Message::HaveAll, Message::Unchoke] {
+            actions.extend(tell(swarm, millis, Event::Message { peer, message }));
+        }
+        (Self::default(), actions)
+    }
+
+    /// Hears what is meant for it.
+    pub(crate) fn hear(&mut self, action: &Action) {
+        match action {
+            Action::Request { peer, blocks } if *peer == HONEST => self.owes.extend(blocks),
+            Action::Cancel { peer, blocks } if *peer == HONEST => {
+                self.owes.retain(|owed| !blocks.contains(owed));
+            }
+            Action::Disconnect { peer, .. } => self.gone |= *peer == HONEST,
+            _ => {}
+        }
+    }
+
+    pub(crate) fn serve(&mut self, swarm: &mut Swarm, millis: u64) -> Vec<Action> {
+        let few = self.owes.len().min(4);
+        let blocks: Vec<Block> = self.owes.drain(..few).collect();
+        let peer = HONEST;
+        tell(
+            swarm,
+            millis,
+            Event::Received {
+                peer,
+                blocks: &blocks,
+            },
+        )
+    }
 }

@@ -45,7 +45,7 @@ impl Picker {
             return Receipt::Useless;
         };
         let free = partial.free;
-        let receipt = match partial.admits(slot) || partial.is_crowded() {
+        let receipt = match partial.admits(slot) {
             true => partial.receive(block, from, owed, now),
             false => Receipt::Useless,
         };
@@ -74,14 +74,11 @@ impl Picker {
                 continue;
             }
             if partial.exclusive && !partial.is_owed() {
-                partial
-                    .received()
-                    .for_each(|(from, block)| discard(from, block));
-                self.close(id, State::Missing);
+                self.begin_anew(id, &mut discard);
             } else {
                 partial.owner = None;
+                self.epoch += 1;
             }
-            self.epoch += 1;
         }
     }
 
@@ -89,15 +86,11 @@ impl Picker {
     pub(in crate::swarm) fn give_up_crowded(&mut self, mut discard: impl FnMut(PeerKey, Block)) {
         for id in 0..u32::try_from(self.partials.len()).unwrap_or(u32::MAX) {
             let partial = self.partials[id as usize].as_ref();
-            let stuck = |partial: &&Partial| {
+            let stuck = |partial: &Partial| {
                 partial.is_crowded() && !partial.is_owed() && !partial.verifying
             };
-            if let Some(partial) = partial.filter(stuck) {
-                partial
-                    .received()
-                    .for_each(|(from, block)| discard(from, block));
-                self.close(id, State::Missing);
-                self.epoch += 1;
+            if partial.is_some_and(stuck) {
+                self.begin_anew(id, &mut discard);
             }
         }
     }
@@ -117,13 +110,19 @@ impl Picker {
             .filter_map(|(id, partial)| Some((id, partial.as_ref()?)))
             .filter(|(_, partial)| idle(partial))
             .max_by_key(|(_, partial)| (partial.missing, partial.piece));
-        if let Some((id, partial)) = worst {
-            partial
-                .received()
-                .for_each(|(from, block)| discard(from, block));
-            self.close(id, State::Missing);
-            self.epoch += 1;
+        if let Some((id, _)) = worst {
+            self.begin_anew(id, &mut discard);
         }
+    }
+
+    /// Requested → Missing, with what was received.
+    fn begin_anew(&mut self, id: u32, discard: &mut impl FnMut(PeerKey, Block)) {
+        if let Some(partial) = &self.partials[id as usize] {
+            let received = partial.received();
+            received.for_each(|(from, block)| discard(from, block));
+        }
+        self.close(id, State::Missing);
+        self.epoch += 1;
     }
 
     /// Verifying → Have. Tells who contributed, or `None` if the piece was not being verified.
