@@ -3,7 +3,7 @@
 //! Everything that takes exactly one latency is in order by itself and needs no heap, and so are
 //! the batches of HAVEs. Ties are broken by the order of scheduling, so a run repeats exactly.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -108,6 +108,15 @@ struct Entry {
     what: Happening,
 }
 
+/// An entry of the heap: small, because a heap moves and compares its entries a lot.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Due {
+    at: Now,
+    order: u64,
+    /// Where in `kept` it says what.
+    what: u32,
+}
+
 /// The future.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -115,7 +124,10 @@ pub(super) struct Queue {
     ring: VecDeque<Entry>,
     /// Inboxes, in order of time.
     inboxes: VecDeque<Entry>,
-    heap: BinaryHeap<Entry>,
+    heap: BinaryHeap<Reverse<Due>>,
+    /// What the heap's entries are about.
+    kept: Vec<Option<Happening>>,
+    vacant: Vec<u32>,
     order: u64,
 }
 
@@ -133,14 +145,22 @@ impl Queue {
             ring: VecDeque::new(),
             inboxes: VecDeque::new(),
             heap: BinaryHeap::new(),
+            kept: Vec::new(),
+            vacant: Vec::new(),
             order: 0,
         }
     }
 
     /// At any time.
     pub(super) fn push(&mut self, at: Now, what: Happening) {
-        let entry = self.entry(at, what);
-        self.heap.push(entry);
+        let Entry { at, order, what } = self.entry(at, what);
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            self.kept.push(None);
+            u32::try_from(self.kept.len() - 1).unwrap_or(u32::MAX)
+        });
+        self.kept[place as usize] = Some(what);
+        let what = place;
+        self.heap.push(Reverse(Due { at, order, what }));
     }
 
     /// One latency from now.
@@ -158,26 +178,32 @@ impl Queue {
 
     /// The next event, if it is not after `until`.
     pub(super) fn pop(&mut self, until: Now) -> Option<(Now, Happening)> {
-        let mut next: Option<(Now, u64, Source)> = None;
+        let key = |entry: &Entry| (entry.at, entry.order);
         let fronts = [
-            (self.ring.front(), Source::Ring),
-            (self.inboxes.front(), Source::Inboxes),
-            (self.heap.peek(), Source::Heap),
+            (self.ring.front().map(key), Source::Ring),
+            (self.inboxes.front().map(key), Source::Inboxes),
+            (
+                self.heap.peek().map(|Reverse(due)| (due.at, due.order)),
+                Source::Heap,
+            ),
         ];
-        for (entry, source) in fronts {
-            if let Some(entry) = entry
-                && next.is_none_or(|(at, order, _)| (entry.at, entry.order) < (at, order))
-            {
-                next = Some((entry.at, entry.order, source));
-            }
+        let due = fronts
+            .into_iter()
+            .filter_map(|(key, source)| Some((key?, source)));
+        let ((at, _), source) = due.min_by_key(|&(key, _)| key)?;
+        if at > until {
+            return None;
         }
-        let (_, _, source) = next.filter(|&(at, ..)| at <= until)?;
-        let entry = match source {
-            Source::Ring => self.ring.pop_front(),
-            Source::Inboxes => self.inboxes.pop_front(),
-            Source::Heap => self.heap.pop(),
+        let entry = |entry: Entry| entry.what;
+        let what = match source {
+            Source::Ring => self.ring.pop_front().map(entry),
+            Source::Inboxes => self.inboxes.pop_front().map(entry),
+            Source::Heap => self.heap.pop().and_then(|Reverse(due)| {
+                self.vacant.push(due.what);
+                self.kept[due.what as usize].take()
+            }),
         };
-        entry.map(|entry| (entry.at, entry.what))
+        what.map(|what| (at, what))
     }
 
     fn entry(&mut self, at: Now, what: Happening) -> Entry {
@@ -186,24 +212,3 @@ impl Queue {
         Entry { at, order, what }
     }
 }
-
-impl Ord for Entry {
-    /// Reversed, because the heap gives the greatest first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.order).cmp(&(self.at, self.order))
-    }
-}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Entry {}
