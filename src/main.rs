@@ -9,6 +9,7 @@
 mod cli;
 mod commands;
 mod config;
+mod descriptors;
 mod logging;
 mod net;
 mod report;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     if let Err(error) = logging::start(&cli.log) {
         return report::failure(&error);
     }
+    descriptors::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -17,7 +17,7 @@ mod seeds;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -37,6 +37,10 @@ pub use seeds::{SeedAnnouncer, SeedIdentity};
 /// At the end: how long what is under way may take to arrive, and how long `stopped` may.
 const LAST_REPLIES: Duration = Duration::from_millis(500);
 const FAREWELL: Duration = Duration::from_millis(1_500);
+
+/// By which trackers know that we are we, wherever we announce from. Nobody else may know it: not
+/// our peers, who all know the peer id.
+static KEY: LazyLock<u64> = LazyLock::new(|| rand::rng().random());
 
 /// What the announcer tells about a torrent at the moment it asks.
 #[derive(Debug, Clone, Copy, Default)]
@@ -287,7 +291,6 @@ impl Caller {
     fn request(&self, ask: &Ask, totals: Totals) -> AnnounceRequest {
         // Who just got everything is not to be sent to all the others of its crowd.
         let leave_alone = matches!(ask.event, AnnounceEvent::Stopped | AnnounceEvent::Completed);
-        let [.., a, b, c, d, e, f, g, h] = self.peer_id.0;
         AnnounceRequest {
             info_hash: self.info_hash,
             peer_id: self.peer_id,
@@ -299,8 +302,7 @@ impl Caller {
             numwant: Some(if leave_alone { 0 } else { totals.numwant }),
             compact: true,
             no_peer_id: true,
-            // As long-lived as the peer id, and as random: no need for a second secret.
-            key: Some(u64::from_be_bytes([a, b, c, d, e, f, g, h])),
+            key: Some(*KEY),
             ip: self.advertise.then(|| self.addr.ip()),
             tracker_id: ask.tracker_id.clone(),
         }

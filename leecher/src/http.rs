@@ -1,12 +1,14 @@
 //! HTTP as this room uses it: small bounded answers, no surprises.
 //!
-//! Invariants: an answer is never larger in memory than the caller allows; nothing outlives its
-//! deadline; only `http` is spoken, and a redirect never leads elsewhere.
+//! Invariants: an answer is never larger in memory than the caller allows, unpacked or not;
+//! nothing outlives its deadline; only `http` is spoken, and a redirect never leads elsewhere.
 
 use std::error::Error;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
-use reqwest::header::LOCATION;
+use flate2::read::MultiGzDecoder;
+use reqwest::header::{CONTENT_ENCODING, LOCATION};
 use reqwest::{Client, Response, StatusCode};
 use url::Url;
 
@@ -36,6 +38,9 @@ pub enum HttpError {
         /// What was allowed.
         limit: usize,
     },
+    /// It answers with something that says it is gzip and is not.
+    #[error("the answer cannot be unpacked: {0}")]
+    Packed(std::io::Error),
     /// It sends us round and round.
     #[error("more than {MAX_REDIRECTS} redirects")]
     Redirects,
@@ -43,13 +48,15 @@ pub enum HttpError {
 
 /// The client that trackers and web seeds are asked with: one per process, cheap to clone.
 ///
-/// Redirects are not followed by themselves, because a web seed's must not be at all.
+/// Redirects are not followed by themselves, because a web seed's must not be at all. No proxy of
+/// the environment comes between: a tracker would take its address for ours.
 pub fn client() -> Result<Client, HttpError> {
     Client::builder()
         .user_agent(concat!("swell/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(4)
+        .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .build()
         .map_err(|error| HttpError::unreachable(&error))
@@ -94,7 +101,12 @@ pub(crate) async fn small_get(
         let answer = answer.map_err(|error| HttpError::unreachable(&error))?;
         match redirect(&url, &answer)? {
             Some(next) => url = next,
-            None => return Ok((answer.status(), body(answer, limit).await?)),
+            None => {
+                let (status, packed) = (answer.status(), is_gzip(&answer));
+                let body = body(answer, limit).await?;
+                let body = if packed { unpack(&body, limit)? } else { body };
+                return Ok((status, body));
+            }
         }
     }
     Err(HttpError::Redirects)
@@ -108,6 +120,25 @@ fn redirect(from: &Url, answer: &Response) -> Result<Option<Url>, HttpError> {
     let next = location.to_str().ok().and_then(|to| from.join(to).ok());
     let next = next.ok_or(HttpError::Url("the redirect leads to no URL"))?;
     check_url(next.as_str()).map(Some)
+}
+
+/// Some trackers pack every answer, whether the client said that it can unpack or not.
+fn is_gzip(answer: &Response) -> bool {
+    let coding = answer.headers().get(CONTENT_ENCODING);
+    coding.is_some_and(|coding| matches!(coding.as_bytes(), b"gzip" | b"x-gzip"))
+}
+
+fn unpack(packed: &[u8], limit: usize) -> Result<Vec<u8>, HttpError> {
+    let mut body = Vec::new();
+    let most = limit as u64 + 1;
+    let unpacked = MultiGzDecoder::new(packed)
+        .take(most)
+        .read_to_end(&mut body);
+    unpacked.map_err(HttpError::Packed)?;
+    if body.len() > limit {
+        return Err(HttpError::TooLong { limit });
+    }
+    Ok(body)
 }
 
 async fn body(mut answer: Response, limit: usize) -> Result<Vec<u8>, HttpError> {

@@ -88,6 +88,8 @@ pub(crate) struct TorrentTask {
     next_key: u64,
     /// Who gave blocks that are not verified yet, and left.
     departed: VecDeque<(PeerKey, Source)>,
+    /// Who last sent corrupt data.
+    liar: Option<Source>,
     /// Peers with something staged for their writers.
     dirty: Vec<PeerKey>,
 
@@ -180,6 +182,7 @@ impl TorrentTask {
             peers: HashMap::new(),
             next_key: 0,
             departed: VecDeque::new(),
+            liar: None,
             dirty: Vec::new(),
             blame: Blame::default(),
             verifying: HashMap::new(),

@@ -5,11 +5,14 @@
 mod tracker;
 
 use std::collections::HashSet;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use leecher::announcer::{
     Announcement, Announcer, SeedAnnouncer, SeedIdentity, Totals, TrackerError, order_tiers, scrape,
 };
@@ -101,6 +104,8 @@ async fn a_download_is_announced_from_its_start_to_its_end() {
             .iter()
             .all(|ask| ask.key == asked[0].key && ask.key.is_some())
     );
+    let secret = asked[0].key.unwrap().to_be_bytes();
+    assert!(!asked[0].peer_id.0.ends_with(&secret), "peers know the id");
 }
 
 #[tokio::test]
@@ -204,6 +209,53 @@ async fn answers_that_are_none_are_named_and_bounded() {
         };
         assert!(trouble.contains(expected), "{name}: {trouble}");
     }
+}
+
+fn gzipped(body: &[u8]) -> axum::response::Response {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+    packer.write_all(body).unwrap();
+    packed(packer.finish().unwrap())
+}
+
+fn packed(body: Vec<u8>) -> axum::response::Response {
+    let mut it = raw(200, body);
+    it.headers_mut()
+        .insert("content-encoding", "gzip".parse().unwrap());
+    it
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_packed_is_unpacked_and_bounded_all_the_same() {
+    let tracker =
+        Tracker::start(|_| gzipped(b"d8:intervali900e5:peers6:\x0a\0\0\x01\0\x01e")).await;
+    let mut it = download(&[&[&tracker.url]], 100);
+    assert_eq!(
+        it.found.recv().await.unwrap(),
+        ["10.0.0.1:1".parse().unwrap()]
+    );
+    type Case = (fn() -> axum::response::Response, &'static str);
+    let cases: [Case; 2] = [
+        (|| gzipped(&[b'x'; (1 << 20) + 1]), "larger than 1048576"),
+        (|| packed(b"d5:peers0:e".to_vec()), "cannot be unpacked"),
+    ];
+    for (answer, expected) in cases {
+        let tracker = Tracker::start(move |_| answer()).await;
+        let it = download(&[&[&tracker.url]], 100);
+        eventually(|| it.announcer.trouble().is_some()).await;
+        let trouble = it.announcer.trouble().unwrap();
+        assert!(trouble.contains(expected), "{trouble}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_named_by_its_host_is_found() {
+    let peers = "d8:intervali900e5:peersld2:ip9:localhost4:porti7eed2:ip8:10.0.0.14:porti1eeee";
+    let tracker = Tracker::start(move |_| raw(200, peers)).await;
+    let mut it = download(&[&[&tracker.url]], 100);
+    let found = it.found.recv().await.unwrap();
+    let has = |addr: &str| found.contains(&addr.parse().unwrap());
+    assert!(has("10.0.0.1:1"), "{found:?}");
+    assert!(has("127.0.0.1:7") || has("[::1]:7"), "{found:?}");
 }
 
 #[tokio::test]

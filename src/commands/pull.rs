@@ -189,6 +189,7 @@ async fn ask_agent(agent: &str) -> Option<String> {
     let (host, port) = agent.rsplit_once(':')?;
     let port = port.parse::<u16>().ok()?.checked_add(2)?;
     let client = reqwest::Client::builder()
+        .no_proxy()
         .timeout(Duration::from_secs(3))
         .build()
         .ok()?;

@@ -255,10 +255,7 @@ fn printable(text: &str) -> String {
 
 async fn scrape(metainfo: &Metainfo) -> Result<ExitCode, Failure> {
     let hash = metainfo.info.hash();
-    let client = reqwest::Client::builder()
-        .timeout(std::time::Duration::from_secs(10))
-        .build()
-        .map_err(|error| Failure::from_error(&error))?;
+    let client = leecher::http::client().map_err(|error| Failure::from_error(&error))?;
     let mut answered = false;
     for url in metainfo.trackers.iter().flatten() {
         let said = match leecher::announcer::scrape(&client, url, &[hash]).await {

@@ -105,6 +105,8 @@ pub struct AnnounceReply {
     pub warning: Option<String>,
     /// Others.
     pub peers: Vec<ReplyPeer>,
+    /// Others that a tracker names by host, which must be looked up; only read, never composed.
+    pub hosts: Vec<(String, u16)>,
 }
 
 /// A reply as a client reads it.

@@ -408,6 +408,32 @@ fn a_piece_from_one_peer_that_is_wrong_bans_it() {
 }
 
 #[test]
+fn a_ban_ends_because_a_bad_copy_may_be_repaired() {
+    let mut swarm = machine(false);
+    let addrs = [([10, 0, 0, 7], 6881).into()];
+    let dial = Action::Dial { addr: addrs[0] };
+    assert_eq!(
+        tell(&mut swarm, 0, Event::Candidates { addrs: &addrs }),
+        [dial.clone()]
+    );
+    connect_at(&mut swarm, 1, 1, 7, true, false);
+    tell(&mut swarm, 2, Event::Liar { peer: PeerKey(1) });
+    assert_eq!(tell(&mut swarm, 3, Event::Candidates { addrs: &addrs }), []);
+    let is_dial = |action: &Action| matches!(action, Action::Dial { .. });
+    for second in 1..60 {
+        let told = tell(&mut swarm, second * 1_000, Event::Timeout);
+        assert!(!told.iter().any(is_dial), "dialled after {second} s");
+    }
+    assert!(tell(&mut swarm, 60_100, Event::Timeout).contains(&dial));
+    let again = connect_at(&mut swarm, 60_200, 2, 7, true, false);
+    assert!(
+        !again
+            .iter()
+            .any(|action| matches!(action, Action::Disconnect { .. }))
+    );
+}
+
+#[test]
 fn endless_bitfields_and_a_flood_of_unasked_blocks_end_the_connection() {
     let mut swarm = machine(false);
     connect(&mut swarm, 1, 1, false, false);

@@ -1,18 +1,22 @@
 //! One announce or scrape over HTTP: compose, ask, read, and say in words what went wrong.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use reqwest::{Client, StatusCode};
 use torrents::InfoHash;
 use torrents::announce::{
-    AnnounceReply, AnnounceRequest, MAX_REPLY, ReplyError, ScrapeEntry, TrackerAnswer,
-    decode_scrape, scrape_url,
+    AnnounceReply, AnnounceRequest, MAX_REPLY, MAX_REPLY_PEERS, ReplyError, ReplyPeer, ScrapeEntry,
+    TrackerAnswer, decode_scrape, dialable, scrape_url,
 };
 
 use crate::http::{HttpError, shown, small_get};
 
 /// A whole exchange, redirects included.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the hosts that a reply names may take to be looked up.
+const LOOK_UP: Duration = Duration::from_secs(3);
 
 /// Why a tracker gave no answer. Reads well after "tracker HOST:PORT: ".
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +52,22 @@ pub(super) async fn announce(
     time: Duration,
 ) -> Result<AnnounceReply, TrackerError> {
     let answer = small_get(client, &request.to_url(url), MAX_REPLY, time).await?;
-    read(answer, AnnounceReply::decode)
+    let mut reply = read(answer, AnnounceReply::decode)?;
+    let hosts = std::mem::take(&mut reply.hosts);
+    // What cannot be looked up in time is left out.
+    let look_up = tokio::time::timeout(LOOK_UP, join_all(hosts.into_iter().map(addresses)));
+    for addr in look_up.await.into_iter().flatten().flatten() {
+        if reply.peers.len() < MAX_REPLY_PEERS {
+            reply.peers.push(ReplyPeer { addr, id: None });
+        }
+    }
+    Ok(reply)
+}
+
+/// Where a peer that is named by host listens.
+async fn addresses((host, port): (String, u16)) -> Vec<SocketAddr> {
+    let found = tokio::net::lookup_host((host.as_str(), port)).await;
+    found.into_iter().flatten().filter_map(dialable).collect()
 }
 
 /// Asks a tracker how many seeds and leechers it knows in each of these swarms (BEP 48).

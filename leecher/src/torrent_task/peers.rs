@@ -290,6 +290,10 @@ impl TorrentTask {
 
     /// The machine lets a peer go.
     pub(super) fn disconnect(&mut self, peer: PeerKey, reason: Reason) {
+        if reason == Reason::Corrupt {
+            self.liar = self.source(peer);
+            self.web_seed_lied(peer);
+        }
         if let Some(Peer::Wire(wire)) = self.peers.get(&peer) {
             let (addr, client) = (wire.addr, wire.client.as_deref());
             if reason == Reason::Corrupt {
@@ -387,6 +391,11 @@ impl TorrentTask {
             .announcer
             .as_ref()
             .and_then(|announcer| announcer.trouble());
-        trouble.or_else(|| alone.then(|| "no peer is connected".to_owned()))
+        let alone = alone.then(|| match self.liar {
+            Some(Source::Peer(addr)) => format!("{addr} sent corrupt data, nobody else is there"),
+            Some(Source::WebSeed) => "the web seed sent corrupt data, nobody else is there".into(),
+            None => "no peer is connected".into(),
+        });
+        trouble.or(alone)
     }
 }

@@ -1,7 +1,8 @@
 //! Web seeds as peers that have everything: each run of blocks that the machine asks for is one
 //! range request, its bytes are cut into blocks and come in like anybody's.
 //!
-//! A web seed that fails leaves the swarm and is met again later, as somebody new.
+//! A web seed that fails, or gives wrong bytes, leaves the swarm and is met again later, as
+//! somebody new.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -24,6 +25,9 @@ use crate::webseed;
 /// The first pause after a failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The same after wrong bytes: as long as peers are banned.
+const FIRST_BAN: Duration = Duration::from_secs(60);
+const LONGEST_BAN: Duration = Duration::from_secs(600);
 
 /// Web seeds of one torrent.
 const MAX_WEB_SEEDS: usize = 8;
@@ -33,11 +37,12 @@ const BATCH: usize = 256 * 1024;
 /// Blocks of a slow one are passed on after this at the latest.
 const SOON: Duration = Duration::from_millis(250);
 
-/// Where it is, and how often in a row it failed.
+/// Where it is, how often in a row it failed, and how often it gave wrong bytes.
 #[derive(Debug, Clone)]
 pub(super) struct WebSeed {
     url: Arc<str>,
     failures: u32,
+    lies: u32,
 }
 
 /// A web seed among the peers.
@@ -87,6 +92,7 @@ impl TorrentTask {
             self.meet_web_seed(WebSeed {
                 url: url.into(),
                 failures: 0,
+                lies: 0,
             });
         }
     }
@@ -131,6 +137,25 @@ impl TorrentTask {
             _ => ours,
         };
         seed.failures += 1;
+        self.meet_again(seed, pause);
+    }
+
+    /// It gave wrong bytes.
+    pub(super) fn web_seed_lied(&mut self, peer: PeerKey) {
+        let Some(Peer::Web(web)) = self.peers.get(&peer) else {
+            return;
+        };
+        let mut seed = web.seed.clone();
+        let pause = (FIRST_BAN * (1 << seed.lies.min(4))).min(LONGEST_BAN);
+        tracing::warn!(
+            url = %seed.url, info_hash = %self.shared.info.hash(), ?pause,
+            "a web seed sent corrupt data"
+        );
+        seed.lies += 1;
+        self.meet_again(seed, pause);
+    }
+
+    fn meet_again(&mut self, seed: WebSeed, pause: Duration) {
         self.tasks.spawn(async move {
             tokio::time::sleep(pause).await;
             Ended::WebSeed(seed)

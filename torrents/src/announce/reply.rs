@@ -21,6 +21,10 @@ const LIMITS: Limits = Limits {
     tokens: 100_000,
 };
 
+/// Peers kept that are named by host, each a question to a name server; and the longest name.
+const MAX_HOSTS: usize = 16;
+const MAX_HOST: usize = 253;
+
 /// Bytes of an IPv4 and an IPv6 peer in compact form.
 const V4: usize = 6;
 const V6: usize = 18;
@@ -156,8 +160,15 @@ impl AnnounceReply {
         let room = MAX_REPLY_PEERS - self.peers.len();
         let plain = |addr| ReplyPeer { addr, id: None };
         if let Some(dictionaries) = value.items() {
-            let peers = dictionaries.filter_map(dictionary_peer);
-            self.peers.extend(peers.take(room));
+            for peer in dictionaries.take(room) {
+                match dictionary_peer(peer) {
+                    Some(Named::At(peer)) => self.peers.push(peer),
+                    Some(Named::Host(host, port)) if self.hosts.len() < MAX_HOSTS => {
+                        self.hosts.push((host, port));
+                    }
+                    _ => {}
+                }
+            }
             return;
         }
         let bytes = value.as_bytes().unwrap_or_default();
@@ -206,14 +217,25 @@ fn compact_v6(peer: &[u8; V6]) -> Option<SocketAddr> {
     dialable(SocketAddr::new(Ipv6Addr::from(*ip).into(), port))
 }
 
-fn dictionary_peer(peer: Value<'_>) -> Option<ReplyPeer> {
-    let ip: IpAddr = peer.get(b"ip")?.as_str()?.parse().ok()?;
+/// BEP-3 lets a tracker name a peer by its address or by its host.
+enum Named {
+    At(ReplyPeer),
+    Host(String, u16),
+}
+
+fn dictionary_peer(peer: Value<'_>) -> Option<Named> {
+    let host = peer.get(b"ip")?.as_str()?;
     let port = u16::try_from(peer.get(b"port")?.as_uint()?).ok()?;
+    let Ok(ip) = host.parse() else {
+        let is_name = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
+        let sane = (1..=MAX_HOST).contains(&host.len()) && host.bytes().all(is_name);
+        return (sane && port != 0).then(|| Named::Host(host.to_owned(), port));
+    };
     let id = peer.get(b"peer id").and_then(Value::as_bytes);
-    Some(ReplyPeer {
+    Some(Named::At(ReplyPeer {
         addr: dialable(SocketAddr::new(ip, port))?,
         id: id.and_then(|id| id.try_into().ok()).map(PeerId),
-    })
+    }))
 }
 
 /// Four or sixteen bytes as in BEP-24, or the text that some trackers send.

@@ -48,7 +48,7 @@ impl Swarm {
             Err(reason) => {
                 if let Some(addr) = dialled {
                     match reason {
-                        Reason::Banned => self.candidates.never(addr),
+                        Reason::Banned => self.shun(addr, id, now),
                         Reason::Duplicate => {}
                         _ => self.candidates.gone(addr, false, now, &mut self.rng),
                     }
@@ -116,7 +116,7 @@ impl Swarm {
             return Ok(None);
         };
         let mut twin_at = None;
-        if id == self.us || self.bans.is_banned(addr, id) {
+        if id == self.us || self.bans.until(addr, id, now).is_some() {
             return Err(Reason::Banned);
         }
         let twin = self.peers.iter().find(|(_, peer)| peer.id == Some(id));
@@ -217,8 +217,8 @@ impl Swarm {
             return;
         };
         match reason {
-            Some(Reason::Corrupt | Reason::Banned) => self.candidates.never(listen),
-            Some(Reason::Duplicate) => {}
+            // Its ban says when it may be dialled again.
+            Some(Reason::Corrupt | Reason::Duplicate) => {}
             // A seed is of no use to a seed; should we lose a piece, it may be named again.
             Some(Reason::BothSeeds) => self.candidates.forget(listen),
             _ => {
@@ -256,7 +256,7 @@ impl Swarm {
     pub(super) fn liar(&mut self, key: PeerKey, now: Now) {
         let Some(slot) = self.peers.slot(key) else {
             if let Some(who) = self.bans.departed(key) {
-                self.ban(who);
+                self.ban(who, now);
             }
             return;
         };
@@ -264,15 +264,27 @@ impl Swarm {
             && let (Some(addr), Some(id)) = (peer.addr, peer.id)
         {
             let listen = peer.dialled_at();
-            self.ban(Identity { addr, id, listen });
+            self.ban(Identity { addr, id, listen }, now);
         }
         self.drop_peer(slot, Reason::Corrupt, now);
     }
 
-    fn ban(&mut self, who: Identity) {
-        self.bans.ban(who);
-        if let Some(listen) = who.listen {
-            self.candidates.never(listen);
+    fn ban(&mut self, who: Identity, now: Now) {
+        let until = self.bans.ban(who, now);
+        let Some(listen) = who.listen else {
+            return;
+        };
+        match self.picker {
+            Some(_) => self.candidates.rest(listen, until, &mut self.rng),
+            None => self.candidates.forget(listen),
+        }
+    }
+
+    /// Whoever answers there is banned, or is ourselves.
+    fn shun(&mut self, addr: SocketAddr, id: Option<PeerId>, now: Now) {
+        match id.and_then(|id| self.bans.until(addr, id, now)) {
+            Some(until) => self.candidates.rest(addr, until, &mut self.rng),
+            None => self.candidates.never(addr),
         }
     }
 

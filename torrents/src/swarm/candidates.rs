@@ -145,6 +145,12 @@ impl Candidates {
         }
     }
 
+    /// Not to be dialled before.
+    pub(super) fn rest(&mut self, addr: SocketAddr, until: Now, rng: &mut Xoshiro256PlusPlus) {
+        self.connected(addr);
+        self.wait(addr, until, rng);
+    }
+
     /// Never to be dialled again.
     pub(super) fn never(&mut self, addr: SocketAddr) {
         self.connected(addr);

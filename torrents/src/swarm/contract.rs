@@ -113,7 +113,7 @@ pub enum Event<'a> {
     },
     /// A later good copy proved that this peer sent wrong bytes for an earlier bad one.
     Liar {
-        /// Who (may be gone by now: then its address and id stay banned).
+        /// Who (may be gone by now: then its address and id are banned all the same).
         peer: PeerKey,
     },
     /// The piece could not be written or read back; it is Missing again.
@@ -223,7 +223,7 @@ pub enum Action {
 #[allow(missing_docs, reason = "each names itself")]
 #[non_exhaustive]
 pub enum Reason {
-    /// It sent wrong bytes: banned by address and id.
+    /// It sent wrong bytes: banned by address and id for a while, longer each time.
     Corrupt,
     /// It broke the protocol.
     Protocol,

@@ -31,6 +31,7 @@ fn full() -> AnnounceReply {
         external_ip: Some(Ipv4Addr::new(10, 0, 0, 9).into()),
         warning: Some("be kind".to_owned()),
         peers: vec![peer("10.0.0.1:6881"), peer("[2001:db8::1]:258")],
+        hosts: Vec::new(),
     }
 }
 
@@ -108,6 +109,26 @@ fn dictionaries_carry_ids_unless_unwanted() {
     let without: &[u8] = b"d8:intervali60e5:peersl\
         d2:ip8:10.0.0.14:porti6881eed2:ip11:2001:db8::14:porti258eeee";
     assert_eq!(encoded(&reply, false, true), without);
+}
+
+#[test]
+fn peers_that_are_named_by_host_are_kept_apart_and_bounded() {
+    let named = |host: &str| {
+        let body = format!("d5:peersld2:ip{}:{host}4:porti6881eeee", host.len());
+        decode(body.as_bytes()).hosts
+    };
+    assert_eq!(
+        named("seed-1.example.org"),
+        [("seed-1.example.org".to_owned(), 6881)]
+    );
+    for none in ["", "a b", "a/b", "user@host", &"x".repeat(254)] {
+        assert_eq!(named(none), [], "{none}");
+    }
+    let many = "d2:ip1:a4:porti1ee".repeat(100);
+    assert_eq!(
+        decode(format!("d5:peersl{many}ee").as_bytes()).hosts.len(),
+        16
+    );
 }
 
 #[test]
