@@ -21,11 +21,13 @@ mod candidates;
 mod choker;
 mod contract;
 mod download;
+mod hunger;
 mod line;
 mod partial;
 mod peers;
 mod picker;
 mod pieces;
+mod places;
 mod rarity;
 mod rate;
 mod runs;
@@ -92,6 +94,9 @@ pub struct Swarm {
     queueing: Now,
     /// When a connection last gave us a useful block.
     progress: Now,
+    hunger: hunger::Hunger,
+    /// When a peer last made place because we starved.
+    rotated: Now,
     /// The web seed may be used.
     web: bool,
     /// Lost pieces wait a moment, so that a full disk makes no storm of downloads.
@@ -136,6 +141,8 @@ impl Swarm {
             owed: 0,
             queueing: Now::ZERO,
             progress: Now::ZERO,
+            hunger: hunger::Hunger::default(),
+            rotated: Now::ZERO,
             cooling: Vec::new(),
         };
         swarm.begin_picking();
@@ -190,6 +197,7 @@ impl Swarm {
         if !self.clock.started {
             self.clock.started = true;
             self.progress = now;
+            self.hunger.begin(now);
         }
         self.clock.now = now;
         match event {

@@ -433,6 +433,61 @@ fn a_ban_ends_because_a_bad_copy_may_be_repaired() {
     );
 }
 
+/// All places are one address's, and all of them ask for a little now and then.
+#[test]
+fn one_address_does_not_keep_the_others_out() {
+    let mut swarm = machine(true);
+    let come = |swarm: &mut Swarm, millis: u64, key: u64, host: u8| {
+        let mut id = [host; 20];
+        id[..8].copy_from_slice(&key.to_be_bytes());
+        let event = Event::Connected {
+            peer: PeerKey(key),
+            addr: Some(SocketAddr::from(([10, 0, 0, host], 1_024 + key as u16))),
+            id: Some(PeerId(id)),
+            kind: PeerKind::Wire {
+                fast: true,
+                extended: false,
+                inbound: true,
+            },
+        };
+        let told = tell(swarm, millis, event);
+        let gone = told.into_iter().find_map(|action| match action {
+            Action::Disconnect { peer, reason } => Some((peer, reason)),
+            _ => None,
+        });
+        let message = Message::Interested;
+        let peer = PeerKey(key);
+        tell(swarm, millis, Event::Message { peer, message });
+        gone
+    };
+    for key in 0..100 {
+        assert_eq!(come(&mut swarm, key, key, 1), None);
+    }
+    for at in (10_000..60_000).step_by(10_000) {
+        for key in 0..100 {
+            let message = Message::Request(block(0, 0, 16_384));
+            let peer = PeerKey(key);
+            tell(&mut swarm, at, Event::Message { peer, message });
+        }
+    }
+    // One more of them finds no place, the others do, as many as there are of it.
+    assert_eq!(
+        come(&mut swarm, 60_000, 100, 1),
+        Some((PeerKey(100), Reason::Full))
+    );
+    for (n, key) in (101..151).enumerate() {
+        let gone = come(&mut swarm, 60_001 + n as u64, key, 2);
+        assert!(
+            matches!(gone, Some((PeerKey(0..100), Reason::Useless))),
+            "{n}: {gone:?}"
+        );
+    }
+    assert_eq!(
+        come(&mut swarm, 60_100, 151, 2),
+        Some((PeerKey(151), Reason::Full))
+    );
+}
+
 #[test]
 fn endless_bitfields_and_a_flood_of_unasked_blocks_end_the_connection() {
     let mut swarm = machine(false);

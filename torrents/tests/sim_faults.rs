@@ -196,6 +196,57 @@ fn peers_that_boast_are_asked_in_vain_but_not_for_long() {
     });
 }
 
+/// Every place is taken by somebody who has no more than the others; only dialling further than
+/// usual finds the one copy there is. The origin itself never dials.
+#[test]
+fn an_origin_that_comes_back_is_found_by_a_crowd_whose_places_are_taken() {
+    each_seed(|seed| {
+        for places in [4, 8] {
+            let mut sim = empty(seed);
+            let mut spec = origin();
+            spec.uplink = 2 * MB;
+            let origin = sim.join(spec, Duration::ZERO);
+            for n in 0..HOSTS {
+                let mut spec = HostSpec::new(RATE);
+                spec.settings.max_peers = places;
+                sim.join(spec, millis(n * 5));
+            }
+            sim.vanish(origin, seconds(2));
+            sim.come_back(origin, seconds(20));
+            assert!(!sim.run(seconds(20)), "complete without the origin");
+            completes(&mut sim, seconds(90));
+        }
+    });
+}
+
+/// They have everything, and give nothing: by never unchoking, never answering or never having
+/// what they said. There are more of them than places.
+#[test]
+fn places_full_of_the_useless_do_not_keep_the_useful_out() {
+    each_seed(|seed| {
+        for kind in 0..3 {
+            let mut sim = empty(seed);
+            for _ in 0..20 {
+                let mut spec = match kind {
+                    0 => wicked(Behaviour::Honest),
+                    1 => wicked(Behaviour::Staller),
+                    _ => wicked(Behaviour::Boaster),
+                };
+                spec.settings.upload_slots = if kind == 0 { 0 } else { 16 };
+                sim.join(spec, Duration::ZERO);
+            }
+            for n in 0..3 {
+                let mut spec = HostSpec::new(RATE);
+                spec.settings.max_peers = 8;
+                sim.join(spec, millis(n * 5));
+            }
+            // Nobody knows of it before all places are taken.
+            sim.join(origin(), seconds(5));
+            completes(&mut sim, seconds(90));
+        }
+    });
+}
+
 #[test]
 fn rubbish_is_never_taken_and_its_senders_are_banned() {
     each_seed(|seed| {

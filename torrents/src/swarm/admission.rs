@@ -10,16 +10,8 @@ use crate::wire::Message;
 
 /// Dials under way at once.
 const MAX_DIALLING: usize = 32;
-/// Peers are asked for when fewer than this are known or connected.
-const FEW_PEERS: usize = 8;
-/// A seed dials only while it knows fewer: leechers come by themselves.
-const SEED_DIALS: usize = 8;
 /// And no sooner, for those who cannot come: some never try TCP, or a wall lets only us through.
 const SEED_PATIENCE: Now = Now::from_secs(5);
-/// A newcomer is not sent away before it had time to show its use.
-const PROBATION: Now = Now::from_secs(5);
-/// Who was unchoked for so long and asked for nothing only takes a place.
-const SHIRKING: Now = Now::from_secs(60);
 /// A connection that lasted so long was one.
 const SOLID: Now = Now::from_secs(5);
 /// A line on which nothing came for so long may be cut: its owner may come again. Clients keep
@@ -143,31 +135,12 @@ impl Swarm {
             }
         }
         if self.peers.wire() >= self.settings.max_peers {
-            let Some(slot) = self.least_useful(now) else {
+            let Some(slot) = self.place_for(addr.ip(), now) else {
                 return Err(Reason::Full);
             };
             self.drop_peer(slot, Reason::Useless, now);
         }
         Ok(twin_at)
-    }
-
-    /// A peer whose place a newcomer may have.
-    fn least_useful(&self, now: Now) -> Option<Slot> {
-        let total = self.geometry.pieces();
-        let settled = |peer: &Peer| now.saturating_sub(peer.since) >= PROBATION;
-        let asks = |peer: &Peer| {
-            peer.is_interested && peer.shirking(now) < SHIRKING && !self.have.is_empty()
-        };
-        let idle = |peer: &Peer| !peer.interested && !asks(peer);
-        // Whoever has most can do without us best.
-        let replete =
-            |peer: &Peer| self.is_complete() && peer.choked && peer.pieces.count(total) > total / 2;
-        self.peers
-            .iter()
-            .filter(|(_, peer)| !peer.is_web() && settled(peer))
-            .filter(|(_, peer)| idle(peer) || replete(peer))
-            .max_by_key(|&(slot, peer)| (idle(peer), peer.pieces.count(total), slot))
-            .map(|(slot, _)| slot)
     }
 
     pub(super) fn disconnected(&mut self, key: PeerKey, now: Now) {
@@ -330,17 +303,8 @@ impl Swarm {
         }
     }
 
-    /// How many connections we open ourselves; the rest of the places is for those who come,
-    /// so that newcomers find some.
-    fn wanted_peers(&self) -> usize {
-        if self.picker.is_none() {
-            return SEED_DIALS.min(self.settings.max_peers);
-        }
-        self.settings.max_peers - self.settings.max_peers / 2
-    }
-
     pub(super) fn dial(&mut self, now: Now) {
-        while self.may_dial() {
+        while self.may_dial(now) {
             let Some(addr) = self.candidates.dial(now) else {
                 return;
             };
@@ -361,19 +325,13 @@ impl Swarm {
         })
     }
 
-    fn may_dial(&self) -> bool {
+    fn may_dial(&self, now: Now) -> bool {
         let dialling = self.candidates.dialling();
-        dialling < MAX_DIALLING && self.peers.wire() + dialling < self.wanted_peers()
+        dialling < MAX_DIALLING && self.peers.wire() + dialling < self.wanted_peers(now)
     }
 
     /// When the next dial is due.
-    pub(super) fn dial_at(&self) -> Option<Now> {
-        self.candidates.next_due().filter(|_| self.may_dial())
-    }
-
-    /// Whether more addresses are needed.
-    pub(super) fn lacks_peers(&self) -> bool {
-        let known = self.peers.wire() + self.candidates.dialling() + self.candidates.waiting();
-        self.picker.is_some() && known < FEW_PEERS.min(self.settings.max_peers)
+    pub(super) fn dial_at(&self, now: Now) -> Option<Now> {
+        self.candidates.next_due().filter(|_| self.may_dial(now))
     }
 }

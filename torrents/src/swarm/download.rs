@@ -436,10 +436,12 @@ impl Swarm {
         if judged.useful > 0 {
             peer.downloaded += judged.useful;
             peer.delivered = now;
+            peer.gave = now;
             peer.snubbed = false;
             peer.snubs = 0;
             if !peer.is_web() {
                 self.progress = now;
+                self.hunger.eat(now, judged.useful);
             }
         }
         if let Some(asked_at) = judged.asked_at {

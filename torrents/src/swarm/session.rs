@@ -98,6 +98,8 @@ pub(super) struct Peer {
     pub(super) unasked: u32,
     pub(super) suspect: bool,
     pub(super) delivered: Now,
+    /// When it last gave us a useful block, or when it came.
+    pub(super) gave: Now,
     pub(super) down: Rate,
     pub(super) downloaded: u64,
     /// How long answers take, smoothed.
@@ -167,6 +169,7 @@ impl Peer {
             unasked: 0,
             suspect: false,
             delivered: now,
+            gave: now,
             down: Rate::default(),
             downloaded: 0,
             latency: Now::ZERO,

@@ -24,7 +24,7 @@ pub struct Settings {
     pub eager_web_seed: bool,
     /// Use nothing but uploads: we have everything or want nothing.
     pub upload_only: bool,
-    /// How long without progress until the web seed is used.
+    /// How long without enough to live on until the web seed is used.
     pub stall: Duration,
     /// How long a requested block may take before it is asked of another peer too.
     pub request_timeout: Duration,

@@ -14,8 +14,9 @@ const KEEP_ALIVE: Now = Now::from_secs(50);
 /// first when nobody owes us anything, so that nothing else can free the budget.
 const STUCK: Now = Now::from_secs(1);
 const ABANDONED: Now = Now::from_secs(10);
-/// Between two calls for more peers.
+/// Between two calls for more peers, when hardly any are known and when those known give nothing.
 const PLEA: Now = Now::from_secs(1);
+const HUNGRY_PLEA: Now = Now::from_secs(10);
 
 /// What the machine remembers of time.
 #[derive(Debug, Default)]
@@ -48,6 +49,7 @@ impl Swarm {
             self.visit(slot, now);
         }
         self.watch_stall(now);
+        self.rotate(now);
         self.free_budget(now);
         self.plead(now);
         self.uploads.stale = true;
@@ -91,12 +93,12 @@ impl Swarm {
         }
     }
 
-    /// Turns to the web seed when the swarm gives nothing, and back when it does.
+    /// Turns to the web seed when the swarm gives too little to live on, and back when it does.
     fn watch_stall(&mut self, now: Now) {
         if self.settings.eager_web_seed {
             return;
         }
-        let silent = now.saturating_sub(self.progress);
+        let silent = self.hunger.lasts(now);
         let barren = || {
             let mut wire = self.peers.iter().filter(|(_, peer)| !peer.is_web());
             !wire.any(|(_, peer)| peer.wanted > 0)
@@ -126,8 +128,12 @@ impl Swarm {
     }
 
     fn plead(&mut self, now: Now) {
-        let paced = self.clock.pleaded.is_none_or(|last| now >= last + PLEA);
-        if paced && self.lacks_peers() {
+        let pace = match self.lacks_peers() {
+            true => PLEA,
+            false if self.is_starving(now) => HUNGRY_PLEA,
+            false => return,
+        };
+        if self.clock.pleaded.is_none_or(|last| now >= last + pace) {
             self.clock.pleaded = Some(now);
             self.actions.push_back(Action::NeedPeers);
         }
@@ -156,7 +162,7 @@ impl Swarm {
             }
             None => None,
         };
-        let others = [self.dial_at(), self.rechoke_at()];
+        let others = [self.dial_at(now), self.rechoke_at()];
         let earliest = others.into_iter().flatten().min();
         self.clock.wake = match (self.clock.next_sweep, earliest) {
             (Some(a), Some(b)) => Some(a.min(b)),
