@@ -96,6 +96,7 @@ fn reply() -> impl Strategy<Value = AnnounceReply> {
             .into_iter()
             .map(|(addr, id)| ReplyPeer { addr, id })
             .collect(),
+        hosts: Vec::new(),
     })
 }
 
