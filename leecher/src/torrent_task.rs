@@ -88,8 +88,10 @@ pub(crate) struct TorrentTask {
     next_key: u64,
     /// Who gave blocks that are not verified yet, and left.
     departed: VecDeque<(PeerKey, Source)>,
-    /// Who last sent corrupt data.
-    liar: Option<Source>,
+    /// What last went wrong with somebody who was to give, in words.
+    trouble: Option<String>,
+    /// When a peer that sent corrupt data was last warned of.
+    warned: Option<Instant>,
     /// Peers with something staged for their writers.
     dirty: Vec<PeerKey>,
 
@@ -182,7 +184,8 @@ impl TorrentTask {
             peers: HashMap::new(),
             next_key: 0,
             departed: VecDeque::new(),
-            liar: None,
+            trouble: None,
+            warned: None,
             dirty: Vec::new(),
             blame: Blame::default(),
             verifying: HashMap::new(),

@@ -27,8 +27,16 @@ const SILENCE: Duration = Duration::from_secs(15);
 
 /// Runs the command.
 pub(crate) async fn run(args: LeechArgs) -> Result<ExitCode, Failure> {
+    if args.download_limit == Some(Size(0)) {
+        return Err(Failure::usage("a download limit of 0 would fetch nothing"));
+    }
     let stop = signals::stop_token();
     let metainfo = load(&args.torrent).await?;
+    // Before anything is written; of what is complete already nobody need be asked.
+    let path = args.output.join(metainfo.info.name());
+    if path.symlink_metadata().is_err() {
+        check_sources(&args, &metainfo)?;
+    }
     let content = open(
         args.output.clone(),
         metainfo.info.clone(),
@@ -59,6 +67,10 @@ async fn load(source: &str) -> Result<Metainfo, Failure> {
             "cannot fetch {url}: only http:// is supported"
         ))
         .hint("download the .torrent with another tool and name the file")),
+        Ok(url) if url.scheme() == "magnet" => {
+            Err(Failure::usage("magnet links are not supported")
+                .hint("name the .torrent file, or its http:// address"))
+        }
         _ => torrent::read(Path::new(source)),
     }
 }
@@ -79,6 +91,9 @@ async fn fetch(url: Url) -> Result<Metainfo, Failure> {
         .await
         .and_then(reqwest::Response::error_for_status)
         .map_err(failed)?;
+    if reply.status() == reqwest::StatusCode::ACCEPTED {
+        return Err(Failure::new(format!("{url} is not ready yet")).hint("try again in a while"));
+    }
     let mut body = Vec::new();
     while let Some(chunk) = reply.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > MAX {
@@ -161,19 +176,26 @@ fn can_be_asked(url: &Url) -> bool {
 }
 
 /// Whether anybody can be asked for what is missing.
-fn check_sources(download: &Download) -> Result<(), Failure> {
-    let urls = download
-        .trackers
-        .iter()
-        .flatten()
-        .chain(&download.web_seeds);
-    let mut urls = urls.filter_map(|url| Url::parse(url).ok());
-    if !download.peers.is_empty() || urls.any(|url| can_be_asked(&url)) {
+fn check_sources(args: &LeechArgs, metainfo: &Metainfo) -> Result<(), Failure> {
+    let info = &metainfo.info;
+    let trackers = metainfo.trackers.iter().flatten();
+    let mut trackers = trackers.filter_map(|url| Url::parse(url).ok());
+    let mut web_seeds = metainfo.url_list.iter();
+    let usable = |url: &String| leecher::webseed::location(url, info).is_some();
+    let asked = !args.peer.is_empty()
+        || trackers.any(|url| can_be_asked(&url))
+        || (!args.no_web_seed && web_seeds.any(usable));
+    if asked {
         return Ok(());
     }
-    Err(Failure::new(
-        "nobody can be asked for it: the .torrent names no tracker and no web seed with http://",
-    )
+    let several = info.files().len() > 1 && !metainfo.url_list.is_empty();
+    let but = match several {
+        true => "; its web seeds are of no use, because it has several files",
+        false => "",
+    };
+    Err(Failure::new(format!(
+        "nobody can be asked for it: the .torrent names no tracker and no web seed with http://{but}"
+    ))
     .hint("name a peer with --peer IP:PORT"))
 }
 
@@ -199,7 +221,10 @@ async fn transfer(
         metainfo.info.geometry().length(),
         metainfo.info.name().to_owned(),
     );
-    let here = content.have().count();
+    let missing = content.have().count() != metainfo.info.geometry().pieces();
+    if missing {
+        check_sources(args, &metainfo)?;
+    }
     let download = Download {
         info: metainfo.info,
         content,
@@ -213,10 +238,6 @@ async fn transfer(
         eager_web_seed: false,
         head: bytes::Bytes::new(),
     };
-    let missing = here != download.info.geometry().pieces();
-    if missing {
-        check_sources(&download)?;
-    }
     let began = Instant::now();
     let torrent = engine
         .download(download)
@@ -292,9 +313,18 @@ async fn watch(torrent: &Torrent, bar: &ProgressBar) -> Result<(), Failure> {
 }
 
 fn summary(status: &TorrentStatus) -> String {
-    match (&status.note, status.peers.len()) {
+    let note = status.note.as_ref().filter(|_| status.down_rate == 0);
+    match (note, status.peers.len()) {
         (Some(note), 0) => format!("waiting ({note})"),
-        (_, peers) => format!("{peers} peers"),
+        (Some(note), peers) => format!("{}, waiting ({note})", counted(peers)),
+        (None, peers) => counted(peers),
+    }
+}
+
+fn counted(peers: usize) -> String {
+    match peers {
+        1 => "1 peer".into(),
+        _ => format!("{peers} peers"),
     }
 }
 

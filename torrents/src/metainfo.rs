@@ -242,7 +242,8 @@ impl Metainfo {
         if bytes.len() > MAX_METAINFO {
             return Err(MetainfoError::TooLarge(bytes.len()));
         }
-        let file = Value::parse(bytes, LIMITS)?;
+        // A line break after its end, and whatever else tools leave there, is no part of it.
+        let (file, _) = Value::parse_prefix(bytes, LIMITS)?;
         let entries = file.entries().ok_or(MetainfoError::NotDictionary)?;
         let mut raw_info = None;
         let (mut announce, mut tiers) = (None, None);
@@ -264,10 +265,7 @@ impl Metainfo {
         let raw_info = raw_info.ok_or(MetainfoError::Missing("info"))?;
         Ok(Self {
             info: Info::parse(Bytes::copy_from_slice(raw_info))?,
-            // BEP-12: where there is a list, the lone `announce` is ignored.
-            trackers: tiers
-                .filter(|tiers| !tiers.is_empty())
-                .unwrap_or_else(|| announce.into_iter().map(|url| vec![url]).collect()),
+            trackers: trackers(tiers.unwrap_or_default(), announce),
             url_list: url_list.unwrap_or_default(),
             comment,
             created_by,
@@ -332,6 +330,19 @@ fn put_tiers(out: &mut Vec<u8>, tiers: &[Vec<String>]) {
     out.push(b'e');
 }
 
+/// BEP-12: where there is a list, the lone `announce` is ignored; but where only that one can be
+/// asked over HTTP, it comes last.
+fn trackers(mut tiers: Vec<Vec<String>>, announce: Option<String>) -> Vec<Vec<String>> {
+    let over_http = |url: &String| url.starts_with("http://");
+    let needed = |url: &String| {
+        tiers.is_empty() || (over_http(url) && !tiers.iter().flatten().any(over_http))
+    };
+    if let Some(announce) = announce.filter(needed) {
+        tiers.push(vec![announce]);
+    }
+    tiers
+}
+
 /// Tiers of trackers. A flat list, which some tools write, is tiers of one.
 fn announce_list(value: Value<'_>) -> Vec<Vec<String>> {
     let mut left = MAX_URLS;
@@ -357,12 +368,13 @@ fn url_list_of(value: Value<'_>) -> Vec<String> {
     }
 }
 
-/// A text that can be a URL; what scheme it has is for those who use it.
+/// A text that can be a URL; what scheme it has is for those who use it. Spaces, which file names
+/// bring in, are escaped.
 fn url(value: Value<'_>) -> Option<String> {
-    let text = value.as_str()?.trim();
+    let text = value.as_str()?.trim().replace(' ', "%20");
     let usable = (1..=MAX_URL).contains(&text.len())
         && !text.chars().any(|c| c.is_control() || c.is_whitespace());
-    usable.then(|| text.to_owned())
+    usable.then_some(text)
 }
 
 fn text(value: Value<'_>) -> Option<String> {

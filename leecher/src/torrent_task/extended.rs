@@ -27,10 +27,11 @@ impl TorrentTask {
         let port = self.core.local_addr.port();
         let complete = self.swarm.is_complete();
         let exchange = self.core.config.exchange_metadata;
+        let public = !self.shared.info.private();
         let Some(wire) = self.wire(peer) else {
             return;
         };
-        let offered = exchange && is_ours(wire.id);
+        let offered = exchange && (public || is_ours(wire.id));
         if offered {
             wire.metadata_left = METADATA_ASKS * size.div_ceil(METADATA_PIECE_LEN);
         }

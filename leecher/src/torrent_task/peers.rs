@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use torrents::swarm::{Event, PeerKey, PeerKind, Reason};
 use torrents::wire::{self, Decoder, Message};
 use torrents::{Block, PeerId};
@@ -26,6 +27,9 @@ use crate::upload::Writer;
 
 /// How long a broken write waits for the reader to find out what else came before.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Between two warnings of peers that sent corrupt data.
+const WARN_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Departed sources remembered for the ledger.
 const MAX_DEPARTED: usize = 1024;
@@ -119,6 +123,7 @@ impl TorrentTask {
             Ok(connection) => self.connected(connection),
             Err(why) => {
                 tracing::debug!(%addr, %why, "cannot connect");
+                self.trouble = Some(format!("cannot connect to {addr}: {why}"));
                 let forever = why.is_final();
                 self.handle(Event::DialFailed { addr, forever });
             }
@@ -290,20 +295,22 @@ impl TorrentTask {
 
     /// The machine lets a peer go.
     pub(super) fn disconnect(&mut self, peer: PeerKey, reason: Reason) {
-        if reason == Reason::Corrupt {
-            self.liar = self.source(peer);
-            self.web_seed_lied(peer);
-        }
-        if let Some(Peer::Wire(wire)) = self.peers.get(&peer) {
-            let (addr, client) = (wire.addr, wire.client.as_deref());
-            if reason == Reason::Corrupt {
-                tracing::warn!(
-                    %addr, id = %wire.id, client, info_hash = %self.shared.info.hash(),
-                    "banned a peer that sent corrupt data"
-                );
-            } else {
-                tracing::debug!(%addr, ?reason, "disconnected");
+        match self.peers.get(&peer) {
+            Some(Peer::Wire(wire)) if reason == Reason::Corrupt => {
+                let (addr, client) = (wire.addr, wire.client.as_deref());
+                self.trouble = Some(format!("{} sent corrupt data", wire.source()));
+                // Once a second: those who come again and again under other names are many.
+                if self.warned.is_none_or(|at| at.elapsed() > WARN_AGAIN) {
+                    self.warned = Some(Instant::now());
+                    tracing::warn!(
+                        %addr, id = %wire.id, client, info_hash = %self.shared.info.hash(),
+                        "banned a peer that sent corrupt data"
+                    );
+                }
             }
+            Some(Peer::Wire(wire)) => tracing::debug!(addr = %wire.addr, ?reason, "disconnected"),
+            Some(Peer::Web(_)) if reason == Reason::Corrupt => self.web_seed_lied(peer),
+            _ => {}
         }
         self.part(peer);
     }
@@ -318,6 +325,9 @@ impl TorrentTask {
                     tracing::error!(%addr, "bug: the task of a peer failed");
                 } else {
                     tracing::debug!(%addr, %why, "peer gone");
+                }
+                if matches!(why, Gone::Protocol(_)) {
+                    self.trouble = Some(format!("{}: {why}", wire.source()));
                 }
             }
             Some(Peer::Web(_)) => self.web_seed_failed(peer, why),
@@ -376,26 +386,40 @@ impl TorrentTask {
         TorrentStatus {
             down_rate,
             up_rate,
-            note: self.note(peers.is_empty()),
+            note: self.note(),
             peers,
             ..self.shared.epitaph()
         }
     }
 
     /// Why it waits, if it does.
-    fn note(&self, alone: bool) -> Option<String> {
+    fn note(&self) -> Option<String> {
         if self.swarm.is_complete() {
             return None;
         }
-        let trouble = self
-            .announcer
-            .as_ref()
-            .and_then(|announcer| announcer.trouble());
-        let alone = alone.then(|| match self.liar {
-            Some(Source::Peer(addr)) => format!("{addr} sent corrupt data, nobody else is there"),
-            Some(Source::WebSeed) => "the web seed sent corrupt data, nobody else is there".into(),
-            None => "no peer is connected".into(),
-        });
-        trouble.or(alone)
+        let trackers = self.announcer.as_ref();
+        let trouble = trackers.and_then(|announcer| announcer.trouble());
+        trouble.or_else(|| self.want())
+    }
+
+    /// What the peers there are lack.
+    fn want(&self) -> Option<String> {
+        let (mut peers, mut have, mut open) = (0, 0, 0);
+        for view in self.swarm.peers().filter(|view| view.addr.is_some()) {
+            peers += 1;
+            have += usize::from(view.interested.0);
+            open += usize::from(view.interested.0 && !view.choked.0);
+        }
+        match (peers, have, open) {
+            (0, ..) => {
+                let trouble = self.trouble.clone();
+                trouble.or_else(|| Some("no peer is connected".into()))
+            }
+            (_, 0, _) => Some("none of them has what is missing".into()),
+            (_, have, 0) => Some(format!(
+                "{have} of them have what is missing, none serves us"
+            )),
+            _ => None,
+        }
     }
 }

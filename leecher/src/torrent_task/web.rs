@@ -18,6 +18,7 @@ use torrents::swarm::{Event, PeerKey, PeerKind};
 use super::peers::Peer;
 use super::{Ended, TorrentTask};
 use crate::engine::Core;
+use crate::http::shown;
 use crate::limits::Throttle;
 use crate::peer_task::{Batch, FromPeer, Gone};
 use crate::webseed;
@@ -131,6 +132,7 @@ impl TorrentTask {
         };
         let mut seed = web.seed.clone();
         tracing::debug!(url = %seed.url, %why, "web seed failed");
+        self.trouble = Some(format!("web seed {}: {why}", shown(&seed.url)));
         let ours = (FIRST_PAUSE * (1 << seed.failures.min(5))).min(LONGEST_PAUSE);
         let pause = match why {
             Gone::WebSeed(error) => error.retry_after().unwrap_or(ours),
@@ -151,6 +153,7 @@ impl TorrentTask {
             url = %seed.url, info_hash = %self.shared.info.hash(), ?pause,
             "a web seed sent corrupt data"
         );
+        self.trouble = Some(format!("web seed {} sent corrupt data", shown(&seed.url)));
         seed.lies += 1;
         self.meet_again(seed, pause);
     }

@@ -23,12 +23,16 @@ pub fn is_safe_component(name: &str) -> bool {
             .any(|c| matches!(c, '/' | '\\') || c.is_control())
 }
 
-/// The name in these bytes. Bytes that are not UTF-8 become replacement characters; should two
-/// names become one by that, they collide and are refused.
+/// The name in these bytes. Each byte that is not UTF-8 is written as its number, `%E9`: names in
+/// other encodings stay different from each other.
 pub(super) fn component(bytes: &[u8]) -> Result<String, MetainfoError> {
     // Refused before it is copied: it may be megabytes.
     let shown = &bytes[..bytes.len().min(MAX_COMPONENT + 1)];
-    let name = String::from_utf8_lossy(shown).into_owned();
+    let mut name = String::new();
+    for chunk in shown.utf8_chunks() {
+        name.push_str(chunk.valid());
+        name.extend(chunk.invalid().iter().map(|byte| format!("%{byte:02X}")));
+    }
     if is_safe_component(&name) {
         Ok(name)
     } else {
