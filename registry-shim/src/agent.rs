@@ -124,7 +124,8 @@ impl Agent {
         );
         let agent = Self { shim, addrs };
         agent.seed_everything();
-        agent.spawn_service(registry, Registry(agent.shim.clone()));
+        let shim = agent.shim.clone();
+        agent.spawn_service(registry, Registry::new(shim, addrs.registry));
         agent.spawn_service(api, Api::new(agent.shim.clone(), addrs));
         agent.spawn_chores();
         Ok(agent)

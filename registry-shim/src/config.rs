@@ -97,6 +97,9 @@ pub struct Config {
     pub data: PathBuf,
     /// Origins, most trusted first: content and tags come from the first that has them.
     pub herds: Vec<Herd>,
+    /// What else the herds are called in the names of images, `host` or `host:port`: images of
+    /// these registries are in the herds under their bare names.
+    pub aliases: Vec<String>,
     /// More trackers (without `/announce`), beside those of the herds.
     pub trackers: Vec<Url>,
     /// The registry for `docker pull`.
@@ -155,6 +158,7 @@ impl Default for Config {
         Self {
             data: PathBuf::from("/var/lib/swell/agent"),
             herds: Vec::new(),
+            aliases: Vec::new(),
             trackers: Vec::new(),
             registry: local(16000),
             peer: local(16001),

@@ -22,6 +22,7 @@ mod knowledge;
 mod ledger;
 mod manifests;
 mod metrics;
+mod namespace;
 mod origin;
 mod recent;
 mod registry;

@@ -1,16 +1,17 @@
 //! The registry port: the read half of `/v2/` over a [`Shim`], and a clear word to those who
 //! push here.
 //!
-//! Mirrors are asked with `?ns=<the registry meant>`. It is a key to look up, never an
-//! address to dial: the name is tried as it is, then below the namespace.
+//! Mirrors are asked with `?ns=<the registry meant>`: see [`Namespaces`].
 
+use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use oci::route::Route;
+use oci::route::{Route, query_value};
 use oci::serve::{self, Service};
 use oci::{
     Blob, Caller, Descriptor, Digest, ErrorCode, OpenAccess, Page, Pull, Reference, RegistryError,
@@ -20,15 +21,21 @@ use reqwest::header::HeaderValue;
 
 use crate::herds::Verdict;
 use crate::metrics::{Kind, Outcome};
+use crate::namespace::Namespaces;
 use crate::origin::{Answer, Origin};
 use crate::shim::{Shim, absent};
 
 /// `Accept` lines passed on at most.
 const MAX_ACCEPT: usize = 16;
+/// Characters of a registry's name that are repeated in an error.
+const SHOWN: usize = 80;
 
 /// Serves the registry port.
 #[derive(Debug, Clone)]
-pub(crate) struct Registry(pub(crate) Arc<Shim>);
+pub(crate) struct Registry {
+    shim: Arc<Shim>,
+    namespaces: Arc<Namespaces>,
+}
 
 impl Service for Registry {
     async fn call(&self, request: Request<Body>) -> Response {
@@ -37,7 +44,7 @@ impl Service for Registry {
         }
         match Route::parse(request.uri().path()) {
             Ok(route) => {
-                let asked = Arc::new(Asked::new(self.0.clone(), &request));
+                let asked = Arc::new(Asked::new(self.clone(), &request));
                 serve::read(&asked, &OpenAccess, route, request).await
             }
             Err(error) => error.into_response(),
@@ -46,9 +53,15 @@ impl Service for Registry {
 }
 
 impl Registry {
+    /// The registry port of an agent, which listens there.
+    pub(crate) fn new(shim: Arc<Shim>, listens: SocketAddr) -> Self {
+        let namespaces = Arc::new(Namespaces::new(&shim.config, listens));
+        Self { shim, namespaces }
+    }
+
     /// The answer to a push or delete.
     fn pull_only(&self) -> Response {
-        let herd = match self.0.config.herds.first() {
+        let herd = match self.shim.config.herds.first() {
             Some(herd) => format!("the herd at {}", herd.name()),
             None => "a herd".to_owned(),
         };
@@ -62,8 +75,9 @@ impl Registry {
 /// One request, and what of it matters beyond its route.
 struct Asked {
     shim: Arc<Shim>,
-    /// The registry the client means.
-    namespace: Option<String>,
+    namespaces: Arc<Namespaces>,
+    /// The registry the client means, if it said so.
+    registry: Option<String>,
     /// Manifest types it takes, as it said so.
     accept: Vec<HeaderValue>,
     /// Nothing but headers is wanted.
@@ -71,41 +85,27 @@ struct Asked {
 }
 
 impl Asked {
-    fn new(shim: Arc<Shim>, request: &Request<Body>) -> Self {
-        let query = request.uri().query().unwrap_or_default().as_bytes();
-        let namespace = url::form_urlencoded::parse(query)
-            .find(|(key, _)| key == "ns")
-            .map(|(_, value)| value.into_owned());
+    fn new(port: Registry, request: &Request<Body>) -> Self {
+        let registry = query_value(request.uri().query(), "ns");
+        let registry = registry.filter(|name| !name.is_empty());
         let accept = request.headers().get_all(header::ACCEPT);
         Self {
-            shim,
-            namespace,
+            shim: port.shim,
+            namespaces: port.namespaces,
+            registry: registry.map(Cow::into_owned),
             accept: accept.iter().take(MAX_ACCEPT).cloned().collect(),
             head: request.method() == Method::HEAD,
         }
     }
 
-    /// Tries the repository as it is named, then below the namespace.
-    async fn either<T, F>(
-        &self,
-        repo: &RepoName,
-        find: impl Fn(RepoName) -> F,
-    ) -> Result<T, RegistryError>
-    where
-        F: Future<Output = Result<T, RegistryError>>,
-    {
-        let error = match find(repo.clone()).await {
-            Err(error) if is_unknown(&error) => error,
-            done => return done,
-        };
-        let below = self
-            .namespace
-            .as_ref()
-            .and_then(|namespace| format!("{namespace}/{repo}").parse().ok());
-        match below {
-            Some(repo) => find(repo).await,
-            None => Err(error),
-        }
+    /// Where the repository is that the client means.
+    fn place(&self, repo: &RepoName, unknown: ErrorCode) -> Result<RepoName, RegistryError> {
+        let place = self.namespaces.place(self.registry.as_deref(), repo);
+        place.ok_or_else(|| {
+            let registry = self.registry.as_deref().unwrap_or_default();
+            let registry: String = registry.chars().take(SHOWN).collect();
+            RegistryError::new(unknown, format!("no image of {registry:?} is here"))
+        })
     }
 
     fn count<T>(&self, kind: Kind, answer: Result<T, RegistryError>) -> Result<T, RegistryError> {
@@ -147,10 +147,11 @@ impl Pull for Asked {
         repo: &RepoName,
         reference: &Reference,
     ) -> Result<StoredManifest, RegistryError> {
-        let find = |repo: RepoName| async move {
-            self.shim.manifest(&repo, reference, &self.accept).await
+        let found = match self.place(repo, ErrorCode::ManifestUnknown) {
+            Ok(repo) => self.shim.manifest(&repo, reference, &self.accept).await,
+            Err(error) => Err(error),
         };
-        self.count(Kind::manifest, self.either(repo, find).await)
+        self.count(Kind::manifest, found)
     }
 
     async fn blob(
@@ -159,14 +160,12 @@ impl Pull for Asked {
         repo: &RepoName,
         digest: &Digest,
     ) -> Result<Arc<dyn Blob>, RegistryError> {
-        let find = |repo: RepoName| async move {
-            if self.head {
-                self.shim.blob_head(&repo, digest).await
-            } else {
-                self.shim.blob(&repo, digest).await
-            }
+        let found = match self.place(repo, ErrorCode::BlobUnknown) {
+            Ok(repo) if self.head => self.shim.blob_head(&repo, digest).await,
+            Ok(repo) => self.shim.blob(&repo, digest).await,
+            Err(error) => Err(error),
         };
-        self.count(Kind::blob, self.either(repo, find).await)
+        self.count(Kind::blob, found)
     }
 
     async fn tags(
@@ -175,14 +174,11 @@ impl Pull for Asked {
         repo: &RepoName,
         page: &Page,
     ) -> Result<TagPage, RegistryError> {
-        self.either(repo, |repo| async move {
-            let repo = &repo;
-            let unknown = || Err(absent(ErrorCode::NameUnknown, repo, "tags here"));
-            let what = format!("the tags of {repo}");
-            self.forward(&what, unknown, |origin| async move {
-                origin.tags(repo, page).await
-            })
-            .await
+        let repo = &self.place(repo, ErrorCode::NameUnknown)?;
+        let unknown = || Err(absent(ErrorCode::NameUnknown, repo, "tags here"));
+        let what = format!("the tags of {repo}");
+        self.forward(&what, unknown, |origin| async move {
+            origin.tags(repo, page).await
         })
         .await
     }
@@ -201,27 +197,14 @@ impl Pull for Asked {
         repo: &RepoName,
         digest: &Digest,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        // The specification answers an empty list, never 404; so a namespace cannot be tried
-        // when nothing is found, and is tried when nothing refers to the digest.
-        let list = |repo: RepoName| async move {
-            let repo = &repo;
-            let what = format!("what refers to {digest}");
-            self.forward(
-                &what,
-                || Ok(Vec::new()),
-                |origin| async move { origin.referrers(repo, digest).await },
-            )
-            .await
-        };
-        let found = list(repo.clone()).await?;
-        let below = self
-            .namespace
-            .as_ref()
-            .and_then(|namespace| format!("{namespace}/{repo}").parse().ok());
-        match below {
-            Some(repo) if found.is_empty() => list(repo).await,
-            _ => Ok(found),
-        }
+        let repo = &self.place(repo, ErrorCode::NameUnknown)?;
+        let what = format!("what refers to {digest}");
+        // The specification answers an empty list, never 404.
+        let unknown = || Ok(Vec::new());
+        self.forward(&what, unknown, |origin| async move {
+            origin.referrers(repo, digest).await
+        })
+        .await
     }
 }
 

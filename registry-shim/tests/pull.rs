@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use harness::origin::HeadStarts;
-use harness::{DEADLINE, World, error_code, info_of, json, noise};
+use harness::{Client, DEADLINE, World, error_code, info_of, json, noise};
 use leecher::Rates;
 use oci::Digest;
 use registry_shim::status::BlobPhase;
@@ -296,28 +296,84 @@ async fn a_moved_tag_is_never_stale_and_a_deleted_one_is_gone() {
     agent.agent.shutdown().await;
 }
 
+/// A herd with an image of its own, one of another registry under the same name, and an agent.
+/// Returns their digests and a layer of the other one.
+async fn namesakes(world: &World) -> (Client, Digest, Digest, Digest) {
+    let own = world.image("team/app", "v1", &[noise(9, 10)]).await;
+    let layer = noise(10, 10);
+    let layers = std::slice::from_ref(&layer);
+    let other = world.image("ghcr.io/team/app", "v1", layers).await;
+    let mut config = world.config("agent");
+    config.aliases = vec!["registry.corp:5000".to_owned()];
+    let agent = world.agent_with(config).await;
+    (agent, own, other, Digest::sha256_of(&layer))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_namespace_of_a_mirror_is_tried_below_the_name() {
+async fn an_image_of_another_registry_is_not_the_herds_own_of_that_name() {
     let world = World::new().await;
-    let digest = world
-        .image("docker.io/library/hello", "v1", &[noise(9, 10)])
-        .await;
-    let agent = world.agent("agent").await;
-    let with = agent
-        .get("/v2/library/hello/manifests/v1?ns=docker.io")
-        .await;
-    assert_eq!(with.status(), StatusCode::OK);
-    assert_eq!(with.headers()["docker-content-digest"], digest.to_string());
-    let without = agent.manifest("library/hello", "v1").await;
-    assert_eq!(without.status(), StatusCode::NOT_FOUND);
-    // A key, never an address: nothing is dialled for it.
-    let odd = agent
-        .get("/v2/library/hello/manifests/v1?ns=127.0.0.1:9")
-        .await;
-    assert_eq!(odd.status(), StatusCode::NOT_FOUND);
-    let tags = agent.get("/v2/docker.io/library/hello/tags/list").await;
-    let tags: serde_json::Value = json(tags).await;
-    assert_eq!(tags["tags"], serde_json::json!(["v1"]));
+    let (agent, own, other, _) = namesakes(&world).await;
+    let found = async |registry: &str| {
+        let path = format!("/v2/team/app/manifests/v1?ns={registry}");
+        let response = agent.get(&path).await;
+        let digest = response.headers().get("docker-content-digest");
+        let digest = digest.map(|text| text.to_str().unwrap().parse().unwrap());
+        (response.status(), digest)
+    };
+    let (herd, this) = (world.herd().name(), agent.agent.addrs().registry);
+    let of_our_own = [
+        "",
+        &herd,
+        "127.0.0.1",
+        &this.to_string(),
+        "localhost",
+        "registry.corp:5000",
+    ];
+    for registry in of_our_own {
+        let image = (StatusCode::OK, Some(own.clone()));
+        assert_eq!(found(registry).await, image, "{registry}");
+    }
+    assert_eq!(found("ghcr.io").await, (StatusCode::OK, Some(other)));
+    // A key, never an address: nothing is dialled for it, and nothing else is given instead.
+    let of_others = [
+        "docker.io",
+        "registry.corp",
+        "registry.corp:5001",
+        "127.0.0.1:9",
+        "a/b",
+    ];
+    for registry in of_others {
+        assert_eq!(found(registry).await.0, StatusCode::NOT_FOUND, "{registry}");
+    }
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn blobs_tags_and_referrers_are_of_the_registry_that_is_meant() {
+    let world = World::new().await;
+    let (agent, own, other, layer) = namesakes(&world).await;
+    world.origin.tag("ghcr.io/team/app", "v2", &other);
+    let signature = serde_json::json!({
+        "mediaType": oci::manifest::OCI_MANIFEST, "digest": own, "size": 7,
+    });
+    world.origin.refer("team/app", &other, signature);
+    let herd = world.herd().name();
+    let ask = async |path: &str, registry: &str| {
+        agent
+            .get(&format!("/v2/team/app/{path}?ns={registry}"))
+            .await
+    };
+    let blob = format!("blobs/{layer}");
+    assert_eq!(ask(&blob, "ghcr.io").await.status(), StatusCode::OK);
+    assert_eq!(ask(&blob, &herd).await.status(), StatusCode::NOT_FOUND);
+    let tags: serde_json::Value = json(ask("tags/list", "ghcr.io").await).await;
+    assert_eq!(tags["tags"], serde_json::json!(["v1", "v2"]));
+    let referrers = format!("referrers/{other}");
+    for (registry, known) in [(herd.as_str(), 1), ("ghcr.io", 0)] {
+        let index: serde_json::Value = json(ask(&referrers, registry).await).await;
+        let found = index["manifests"].as_array().unwrap().len();
+        assert_eq!(found, known, "{registry}");
+    }
     agent.agent.shutdown().await;
 }
 

@@ -148,6 +148,11 @@ pub(crate) struct AgentOptions {
     #[arg(long, env = "SWELL_HERD", value_delimiter = ',', value_name = "HOST")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) herd: Vec<String>,
+    /// What else the herds are called in the names of images, as in registry.corp:5000: images
+    /// of these registries are in the herds under their bare names
+    #[arg(long, env = "SWELL_ALIAS", value_delimiter = ',', value_name = "HOST")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) alias: Vec<String>,
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) node: NodeOptions,

@@ -114,8 +114,14 @@ pub(crate) fn agent(options: AgentOptions) -> Result<registry_shim::Config, Fail
         .map(str::to_owned);
     let place = Place::of(&options.node, &defaults.node, towards.as_deref())?;
     let port = |said: Option<u16>, default: Option<u16>| said.or(default).unwrap_or_default();
+    let aliases = options.alias;
+    if let Some(odd) = aliases.iter().find(|name| name.contains('/')) {
+        return Err(Failure::usage(format!("{odd:?} names no registry"))
+            .hint("give what images of it begin with: HOST or HOST:PORT"));
+    }
     Ok(registry_shim::Config {
         herds,
+        aliases,
         registry: SocketAddr::new(
             place.listen,
             port(options.registry_port, defaults.registry_port),
@@ -315,6 +321,19 @@ mod tests {
         assert_eq!(config.herds[0].api.as_str(), "http://127.0.0.1:25002/");
         assert_eq!(config.advertise, None);
         assert!(agent(AgentOptions::default()).is_err());
+    }
+
+    #[test]
+    fn an_alias_is_what_images_begin_with() {
+        let aliased = |alias: &str| {
+            agent(AgentOptions {
+                herd: vec!["127.0.0.1".into()],
+                alias: vec![alias.into()],
+                ..AgentOptions::default()
+            })
+        };
+        assert_eq!(aliased("registry.corp:5000").unwrap().aliases.len(), 1);
+        assert!(aliased("https://registry.corp").is_err());
     }
 
     #[test]

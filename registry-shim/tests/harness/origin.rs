@@ -33,6 +33,7 @@ pub struct Table {
     content: Mutex<HashMap<Digest, (Bytes, Info)>>,
     members: Mutex<HashSet<(String, Digest)>>,
     tags: Mutex<HashMap<(String, String), Digest>>,
+    referrers: Mutex<HashMap<(String, Digest), Vec<serde_json::Value>>>,
     announce: String,
     base: Mutex<String>,
     peer: Mutex<Option<SocketAddr>>,
@@ -150,6 +151,13 @@ impl Origin {
         tags.insert((repo.to_owned(), tag.to_owned()), digest.clone());
     }
 
+    /// Something refers to that manifest.
+    pub fn refer(&self, repo: &str, subject: &Digest, descriptor: serde_json::Value) {
+        let mut referrers = self.table.referrers.lock().unwrap();
+        let key = (repo.to_owned(), subject.clone());
+        referrers.entry(key).or_default().push(descriptor);
+    }
+
     pub fn untag(&self, repo: &str, tag: &str) {
         let key = (repo.to_owned(), tag.to_owned());
         self.table.tags.lock().unwrap().remove(&key);
@@ -222,6 +230,7 @@ async fn answer(table: Arc<Table>, request: Request) -> Response {
             }
         }
         Ok(Route::Tags(repo)) => table.tags(repo.as_str()),
+        Ok(Route::Referrers(repo, digest)) => table.referrers(repo.as_str(), &digest),
         _ => unknown(ErrorCode::NameUnknown),
     }
 }
@@ -270,6 +279,13 @@ impl Table {
             .collect();
         names.sort();
         axum::Json(serde_json::json!({ "name": repo, "tags": names })).into_response()
+    }
+
+    fn referrers(&self, repo: &str, subject: &Digest) -> Response {
+        let referrers = self.referrers.lock().unwrap();
+        let found = referrers.get(&(repo.to_owned(), subject.clone()));
+        let found = found.cloned().unwrap_or_default();
+        axum::Json(serde_json::json!({ "schemaVersion": 2, "manifests": found })).into_response()
     }
 
     fn torrent(&self, digest: &Digest, query: &str) -> Response {
