@@ -196,7 +196,7 @@ impl Shim {
                     }
                     sleep(GROWING_PAUSE).await;
                 }
-                Verdict::Absent { .. } => {
+                Verdict::Absent => {
                     self.knowledge.note_member(repo, digest, false);
                     return Err(absent(ErrorCode::BlobUnknown, repo, &digest.to_string()));
                 }

@@ -4,9 +4,12 @@
 //!          ask in order, the next when one fails, says no, or is slow
 //!   Yes ───────────────► Found          (the first; the others are dropped)
 //!   Refused ───────────► Denied         (nobody said yes, somebody said 403)
-//!   No ────────────────► Absent         (nobody said yes or 403, somebody said 404)
-//!   Failed everywhere ─► Unreachable    (after as many rounds as patience allows)
+//!   No everywhere ─────► Absent
+//!   otherwise ─────────► Unreachable    (after as many rounds as patience allows)
 //! ```
+//!
+//! Invariant: nothing is absent that an origin may have which did not answer. What is remembered
+//! of it stays.
 //!
 //! An origin that did not answer last time is asked last and beside the others, so that a
 //! dead one costs nothing while another lives, and a revived one is met at once.
@@ -38,14 +41,11 @@ const PAUSES: [Duration; 3] = [
 pub(crate) enum Verdict<T> {
     /// One has it.
     Found(T),
-    /// It does not exist: every origin that answered says so.
-    Absent {
-        /// And every origin answered.
-        everywhere: bool,
-    },
+    /// It does not exist: every origin says so.
+    Absent,
     /// It may not be read.
     Denied(RegistryError),
-    /// No origin answered.
+    /// No origin gave it, and not every one answered.
     Unreachable(Tried),
 }
 
@@ -56,12 +56,8 @@ pub(crate) struct Tried(pub(crate) Vec<String>);
 impl Tried {
     /// The answer for people: what was wanted, what was tried, what to do.
     pub(crate) fn unavailable(&self, what: &str) -> RegistryError {
-        let tried = match self.0.as_slice() {
-            [] => "no herd is configured".to_owned(),
-            some => some.join("; "),
-        };
         let message =
-            format!("cannot fetch {what}: {tried}. Check that the herd runs and can be reached");
+            format!("cannot fetch {what}: {self}. Check that the herd runs and can be reached");
         RegistryError::new(ErrorCode::Unavailable, message)
     }
 
@@ -69,6 +65,15 @@ impl Tried {
     pub(crate) fn and(mut self, more: impl IntoIterator<Item = String>) -> Self {
         self.0.extend(more);
         self
+    }
+}
+
+impl std::fmt::Display for Tried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.as_slice() {
+            [] => f.write_str("no herd is configured"),
+            some => f.write_str(&some.join("; ")),
+        }
     }
 }
 
@@ -109,9 +114,9 @@ impl Herds {
         self.origins.iter().all(|origin| origin.looks_down())
     }
 
-    /// Asks round after round until somebody answers or `patience` is over, at least twice;
-    /// once, when it is zero or every origin was down already: who waits behind a dead herd
-    /// has waited before.
+    /// Asks round after round until the matter is settled or `patience` is over, at least twice;
+    /// once, when it is zero or nobody failed who was not down already: who waits behind a dead
+    /// herd has waited before.
     pub(crate) async fn ask<T, F>(
         &self,
         patience: Duration,
@@ -121,15 +126,20 @@ impl Herds {
         F: Future<Output = Answer<T>>,
     {
         let deadline = Instant::now() + patience;
-        let hopeless = self.look_down();
+        let hoped: Vec<bool> = self.origins.iter().map(|o| !o.looks_down()).collect();
         let mut rounds = 0;
         loop {
-            let verdict = self.round(&question).await;
+            let round = match self.round(&question).await {
+                Ok(found) => return Verdict::Found(found),
+                Err(round) => round,
+            };
+            let hopeful = round.unheard().any(|at| hoped[at]);
             let pause = PAUSES[rounds.min(PAUSES.len() - 1)];
             // Twice in any case: the first time a whole host may have been asleep.
             let time_left = rounds == 0 || Instant::now() + pause < deadline;
-            let unheard = matches!(verdict, Verdict::Unreachable(_));
-            if !unheard || hopeless || patience.is_zero() || !time_left {
+            let verdict = round.verdict(&self.origins);
+            let unsettled = matches!(verdict, Verdict::Unreachable(_));
+            if !unsettled || !hopeful || patience.is_zero() || !time_left {
                 return verdict;
             }
             sleep(pause).await;
@@ -137,23 +147,25 @@ impl Herds {
         }
     }
 
-    /// Asks every origin at most once.
-    async fn round<T, F>(&self, question: &impl Fn(Arc<Origin>) -> F) -> Verdict<T>
+    /// Asks every origin at most once. `Err` is what was said instead of yes.
+    async fn round<T, F>(&self, question: &impl Fn(Arc<Origin>) -> F) -> Result<T, Round>
     where
         F: Future<Output = Answer<T>>,
     {
-        let mut waiting: Vec<_> = self.origins.iter().map(|o| (o.looks_down(), o)).collect();
+        let downs = self.origins.iter().map(|origin| origin.looks_down());
+        let mut waiting: Vec<_> = downs.enumerate().collect();
         // Taken from the end: the most trusted healthy one first, those that look down last.
-        waiting.sort_by_key(|(down, _)| *down);
+        waiting.sort_by_key(|(_, down)| *down);
         waiting.reverse();
         let mut asked = FuturesUnordered::new();
         let mut round = Round::default();
         let mut healthy_asked = 0;
         let mut patient = false;
         loop {
-            while let Some((down, origin)) = waiting.pop_if(|_| !patient) {
-                let answer = question(origin.clone());
-                asked.push(async move { (down, answer.await) });
+            while let Some((at, down)) = waiting.pop_if(|_| !patient) {
+                let answer = question(self.origins[at].clone());
+                asked.push(async move { (at, down, answer.await) });
+                round.open.push(at);
                 healthy_asked += usize::from(!down);
                 patient = !down;
             }
@@ -165,18 +177,15 @@ impl Herds {
                 (false, true) => Duration::MAX,
             };
             match timeout(limit, asked.next()).await {
-                Ok(Some((down, answer))) => {
+                Ok(Some((at, down, answer))) => {
                     healthy_asked -= usize::from(!down);
                     patient = false;
-                    if let Some(found) = round.note(answer) {
-                        return Verdict::Found(found);
+                    if let Some(found) = round.note(at, answer) {
+                        return Ok(found);
                     }
                 }
-                Ok(None) => return round.verdict(),
-                Err(_) if settled => {
-                    round.silent = true;
-                    return round.verdict();
-                }
+                Ok(None) => return Err(round),
+                Err(_) if settled => return Err(round),
                 // The slow one is not given up: the next is asked beside it.
                 Err(_) => patient = false,
             }
@@ -184,39 +193,52 @@ impl Herds {
     }
 }
 
-/// What was said so far in one round.
+/// What was said so far in one round, by origins in order of trust.
 #[derive(Default)]
 struct Round {
-    no: bool,
+    /// Those asked that did not answer yet.
+    open: Vec<usize>,
+    no: Vec<usize>,
     refused: Option<RegistryError>,
-    failed: Vec<String>,
-    silent: bool,
+    failed: Vec<(usize, String)>,
 }
 
 impl Round {
-    fn note<T>(&mut self, answer: Answer<T>) -> Option<T> {
+    fn note<T>(&mut self, at: usize, answer: Answer<T>) -> Option<T> {
+        self.open.retain(|open| *open != at);
         match answer {
             Answer::Yes(value) => return Some(value),
-            Answer::No => self.no = true,
+            Answer::No => self.no.push(at),
             Answer::Refused(error) => self.refused = Some(error),
-            Answer::Failed(why) => self.failed.push(why),
+            Answer::Failed(why) => self.failed.push((at, why)),
         }
         None
     }
 
     fn answered(&self) -> bool {
-        self.no || self.refused.is_some()
+        !self.no.is_empty() || self.refused.is_some()
     }
 
-    fn verdict<T>(self) -> Verdict<T> {
-        if let Some(error) = self.refused {
-            Verdict::Denied(error)
-        } else if self.no {
-            let everywhere = self.failed.is_empty() && !self.silent;
-            Verdict::Absent { everywhere }
-        } else {
-            Verdict::Unreachable(Tried(self.failed))
+    /// Those that gave no answer.
+    fn unheard(&self) -> impl Iterator<Item = usize> {
+        let failed = self.failed.iter().map(|(at, _)| *at);
+        failed.chain(self.open.iter().copied())
+    }
+
+    fn verdict<T>(self, origins: &[Arc<Origin>]) -> Verdict<T> {
+        if self.no.len() == origins.len() && !origins.is_empty() {
+            return Verdict::Absent;
         }
+        if let Some(error) = self.refused {
+            return Verdict::Denied(error);
+        }
+        let name = |at: usize| origins[at].herd().name();
+        let failed = self.failed.into_iter().map(|(_, why)| why);
+        let open = self.open.into_iter();
+        let open = open.map(|at| format!("{}: no answer in time", name(at)));
+        let no = self.no.into_iter();
+        let no = no.map(|at| format!("{}: it has no such thing", name(at)));
+        Verdict::Unreachable(Tried(failed.chain(open).chain(no).collect()))
     }
 }
 
@@ -272,21 +294,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_no_of_all_that_answer_is_absent_and_says_whether_all_did() {
+    async fn what_a_silent_origin_may_have_is_not_absent() {
         let herds = herds(&["a", "b"]);
         let all = herds
             .ask(Duration::ZERO, |_| async { Answer::<()>::No })
             .await;
-        assert!(matches!(all, Verdict::Absent { everywhere: true }));
+        assert!(matches!(all, Verdict::Absent));
         let some = herds
             .ask(Duration::from_secs(9), |origin| async move {
                 match host(&origin).as_str() {
-                    "a" => Answer::<()>::Failed("refused".into()),
+                    "a" => Answer::<()>::Failed("a:15000: refused".into()),
                     _ => Answer::No,
                 }
             })
             .await;
-        assert!(matches!(some, Verdict::Absent { everywhere: false }));
+        let Verdict::Unreachable(Tried(tried)) = some else {
+            panic!("{some:?}");
+        };
+        assert_eq!(tried, ["a:15000: refused", "b:15000: it has no such thing"]);
     }
 
     #[tokio::test(start_paused = true)]

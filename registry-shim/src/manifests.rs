@@ -71,7 +71,7 @@ impl Shim {
                 }
                 Ok((manifest, Outcome::origin))
             }
-            Verdict::Absent { .. } => {
+            Verdict::Absent => {
                 if let Err(error) = self.tags.forget(repo, tag).await {
                     tracing::warn!("cannot forget {repo}:{tag}: {error}");
                 }
@@ -83,7 +83,7 @@ impl Shim {
                 let Some(digest) = remembered else {
                     return Err(tried.unavailable(&format!("{repo}:{tag}")));
                 };
-                tracing::warn!("no herd answers; {repo}:{tag} is {digest}, as last seen");
+                tracing::warn!(%tried, "{repo}:{tag} is {digest}, as last seen");
                 let (manifest, _) = self.by_digest(repo, &digest, accept).await?;
                 Ok((manifest, Outcome::memory))
             }
@@ -112,7 +112,7 @@ impl Shim {
                 self.took(repo, &manifest, &origin).await;
                 Ok((manifest, Outcome::origin))
             }
-            Verdict::Absent { .. } => Err(absent(unknown, repo, &format!("manifest {digest}"))),
+            Verdict::Absent => Err(absent(unknown, repo, &format!("manifest {digest}"))),
             Verdict::Denied(error) => Err(error),
             Verdict::Unreachable(_) => {
                 let manifest = self.manifest_from_swarm(repo, digest).await?;

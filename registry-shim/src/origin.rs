@@ -274,7 +274,7 @@ impl Origin {
         .await
     }
 
-    /// What refers to that manifest.
+    /// What refers to that manifest; a no, when nothing does: another origin may know something.
     pub(crate) async fn referrers(
         &self,
         repo: &RepoName,
@@ -286,12 +286,17 @@ impl Origin {
             manifests: Vec<Descriptor>,
         }
         let path = Route::Referrers(repo.clone(), digest.clone()).path();
-        self.ask(self.registry(Method::GET, &path), async |response| {
-            let body = bounded(response, MAX_LIST).await?;
-            let index: Index = parsed(&body)?;
-            Ok(index.manifests)
-        })
-        .await
+        let answer = self
+            .ask(self.registry(Method::GET, &path), async |response| {
+                let body = bounded(response, MAX_LIST).await?;
+                let index: Index = parsed(&body)?;
+                Ok(index.manifests)
+            })
+            .await;
+        match answer {
+            Answer::Yes(found) if found.is_empty() => Answer::No,
+            answer => answer,
+        }
     }
 
     async fn list<B: serde::de::DeserializeOwned>(

@@ -133,7 +133,7 @@ impl Asked {
         let patience = self.shim.around.patience.manifest;
         match self.shim.around.herds.ask(patience, question).await {
             Verdict::Found(found) => Ok(found),
-            Verdict::Absent { .. } => unknown(),
+            Verdict::Absent => unknown(),
             Verdict::Denied(error) => Err(error),
             Verdict::Unreachable(tried) => Err(tried.unavailable(what)),
         }
@@ -199,7 +199,7 @@ impl Pull for Asked {
     ) -> Result<Vec<Descriptor>, RegistryError> {
         let repo = &self.place(repo, ErrorCode::NameUnknown)?;
         let what = format!("what refers to {digest}");
-        // The specification answers an empty list, never 404.
+        // The specification answers with an empty list, never with 404.
         let unknown = || Ok(Vec::new());
         self.forward(&what, unknown, |origin| async move {
             origin.referrers(repo, digest).await

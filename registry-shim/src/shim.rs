@@ -199,12 +199,12 @@ impl Shim {
                 self.knowledge.note_member(repo, digest, true);
                 Ok(())
             }
-            Verdict::Absent { everywhere: true } => {
+            Verdict::Absent => {
                 self.knowledge.note_member(repo, digest, false);
                 Err(missing())
             }
             Verdict::Denied(error) => Err(error),
-            Verdict::Absent { everywhere: false } | Verdict::Unreachable(_) => Ok(()),
+            Verdict::Unreachable(_) => Ok(()),
         }
     }
 

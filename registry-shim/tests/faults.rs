@@ -91,6 +91,55 @@ async fn a_seen_tag_is_served_from_memory_only_while_no_origin_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_of_a_herd_that_is_down_is_not_gone_because_another_lacks_it() {
+    let mut world = World::new().await;
+    let other = World::new().await;
+    let layer = noise(5, MIB);
+    let digest = world
+        .image("team/app", "v1", std::slice::from_ref(&layer))
+        .await;
+    let layer_digest = Digest::sha256_of(&layer);
+    let mut config = world.config("agent");
+    config.herds.push(other.herd());
+    let agent = world.agent_with(config).await;
+    let status = async |path: &str| agent.get(&format!("/v2/team/app/{path}")).await.status();
+    assert_eq!(status("manifests/v1").await, StatusCode::OK);
+    world.origin.stop_http().await;
+
+    // Twice: the first answer must not have forgotten anything.
+    assert_eq!(status("manifests/v1").await, StatusCode::OK);
+    assert_eq!(status("manifests/v1").await, StatusCode::OK);
+    let by_digest = format!("manifests/{digest}");
+    assert_eq!(status(&by_digest).await, StatusCode::OK);
+    // Its registry is silent, its swarm is not.
+    let blob = agent.blob("team/app", &layer_digest).await;
+    assert_eq!(blob.status(), StatusCode::OK);
+    assert!(blob.bytes().await.unwrap() == layer);
+    let unseen = agent.manifest("team/app", "v9").await;
+    let (unavailable, _, message) = error_code(unseen).await;
+    assert_eq!(unavailable, StatusCode::SERVICE_UNAVAILABLE);
+    let (down, up) = (world.herd().name(), other.herd().name());
+    assert!(
+        message.contains(&down) && message.contains(&up),
+        "{message}"
+    );
+    let referrers = format!("referrers/{digest}");
+    for list in ["tags/list", &referrers] {
+        assert_eq!(
+            status(list).await,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "{list}"
+        );
+    }
+
+    world.origin.restart_http().await;
+    assert_eq!(status("manifests/v9").await, StatusCode::NOT_FOUND);
+    world.origin.untag("team/app", "v1");
+    assert_eq!(status("manifests/v1").await, StatusCode::NOT_FOUND);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_origin_that_answers_5xx_is_told_as_503_with_its_reason() {
     let world = World::new().await;
     world.origin.table.broken.store(true, Ordering::SeqCst);

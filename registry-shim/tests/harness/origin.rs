@@ -277,6 +277,9 @@ impl Table {
             .filter(|(r, _)| r == repo)
             .map(|(_, t)| t)
             .collect();
+        if names.is_empty() {
+            return unknown(ErrorCode::NameUnknown);
+        }
         names.sort();
         axum::Json(serde_json::json!({ "name": repo, "tags": names })).into_response()
     }
