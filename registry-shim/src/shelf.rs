@@ -7,7 +7,9 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use leecher::store::{StoreError, Stored};
 use leecher::{Engine, Library, LocalStore};
 use oci::{ErrorCode, RegistryError};
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, sleep};
 use torrents::{Info, InfoHash};
 
 use crate::files::blocking;
@@ -26,6 +29,11 @@ use crate::metrics::Metrics;
 const EVICT_AT_ONCE: usize = 32;
 /// Left free for everything else that writes to the disk: a hundredth of it, at most this.
 const RESERVE: u64 = 64 << 20;
+/// What was evicted takes its place until the last who has it open closes it: a connection that
+/// was being served, or a read under way.
+const FREED_WITHIN: Duration = Duration::from_secs(2);
+/// How often the disk is looked at meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 /// The engine's view of the store: it opens complete content when a peer asks for it.
 #[derive(Debug)]
@@ -242,10 +250,16 @@ impl Shelf {
         self.drop_leftovers(spare).await;
         let short = missing(&self.disk().await?);
         // Where everything there is would not be enough, nothing is lost in vain.
-        if let Some(keep) = self.store.used().checked_sub(short) {
-            self.evict_down_to(keep, spare).await;
-        }
-        let disk = self.disk().await?;
+        let evicted = match self.store.used().checked_sub(short) {
+            Some(keep) => self.evict_down_to(keep, spare).await,
+            None => false,
+        };
+        let patience = if evicted {
+            FREED_WITHIN
+        } else {
+            Duration::ZERO
+        };
+        let disk = once_free(patience, missing, || self.disk()).await?;
         if missing(&disk) == 0 {
             return Ok(());
         }
@@ -278,30 +292,39 @@ impl Shelf {
         }
     }
 
-    async fn evict_down_to(&self, keep: u64, spare: &str) {
+    /// Returns whether anything went.
+    async fn evict_down_to(&self, keep: u64, spare: &str) -> bool {
         // Side by side: each may wait for a tracker that does not answer.
         let going = self.store.over(keep);
+        let gone = &AtomicBool::new(false);
         stream::iter(going.iter().filter(|stored| stored.name != spare))
-            .for_each_concurrent(EVICT_AT_ONCE, |stored| self.evict(stored))
+            .for_each_concurrent(EVICT_AT_ONCE, |stored| async move {
+                gone.fetch_or(self.evict(stored).await, Ordering::Relaxed);
+            })
             .await;
+        gone.load(Ordering::Relaxed)
     }
 
-    async fn evict(&self, stored: &Stored) {
+    async fn evict(&self, stored: &Stored) -> bool {
         // Who has the turn may wait for the very room that is being made here; and what
         // somebody works on is not what was used longest ago.
         let Some(turn) = self.free_turn(&stored.name) else {
-            return;
+            return false;
         };
         // A reader that pins after this look finds nothing, or an open file that stays.
         if self.pins().contains_key(&stored.name) {
-            return;
+            return false;
         }
         match self.discard(&stored.name, stored.info_hash, &turn).await {
             Ok(()) => {
                 self.metrics.evictions.inc();
                 tracing::info!(name = stored.name, bytes = stored.length, "evicted");
+                true
             }
-            Err(error) => tracing::warn!("cannot evict: {error}"),
+            Err(error) => {
+                tracing::warn!("cannot evict: {error}");
+                false
+            }
         }
     }
 
@@ -351,6 +374,25 @@ impl Drop for Pin {
     }
 }
 
+/// Looks at the disk until nothing is missing on it or patience ends.
+async fn once_free<F>(
+    patience: Duration,
+    missing: impl Fn(&Disk) -> u64,
+    look: impl Fn() -> F,
+) -> Result<Disk, RegistryError>
+where
+    F: Future<Output = Result<Disk, RegistryError>>,
+{
+    let deadline = Instant::now() + patience;
+    loop {
+        let disk = look().await?;
+        if missing(&disk) == 0 || Instant::now() >= deadline {
+            return Ok(disk);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
 /// A store's refusal, for people: it says where, and what helps when the disk is full.
 pub(crate) fn refusal(error: &StoreError) -> RegistryError {
     RegistryError::new(ErrorCode::Unavailable, explained(&error.to_string()))
@@ -362,5 +404,39 @@ pub(crate) fn explained(why: &str) -> String {
         format!("{why}. Free some space, or give the agent another --data directory")
     } else {
         why.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_evicted_is_waited_for_and_what_was_not_is_not() {
+        let started = Instant::now();
+        let missing = |disk: &Disk| 100u64.saturating_sub(disk.free);
+        let looks = Cell::new(0u32);
+        let look = |freed_after: u32| {
+            looks.set(looks.get() + 1);
+            let free = if looks.get() > freed_after { 100 } else { 10 };
+            async move { Ok(Disk { free, reserve: 0 }) }
+        };
+        let disk = once_free(FREED_WITHIN, missing, || look(3)).await.unwrap();
+        assert_eq!((disk.free, looks.take()), (100, 4));
+        assert_eq!(started.elapsed(), LOOK_AGAIN * 3);
+
+        let disk = once_free(FREED_WITHIN, missing, || look(1000))
+            .await
+            .unwrap();
+        assert_eq!(disk.free, 10);
+        assert_eq!(started.elapsed(), LOOK_AGAIN * 3 + FREED_WITHIN);
+
+        looks.set(0);
+        once_free(Duration::ZERO, missing, || look(1000))
+            .await
+            .unwrap();
+        assert_eq!(looks.get(), 1);
     }
 }
