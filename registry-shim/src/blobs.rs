@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use leecher::store::StoreError;
 use leecher::{Content, Download, Seed, Torrent};
 use oci::{Blob, BlobError, BlobStream, Digest, ErrorCode, RegistryError, RepoName, origin_api};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use torrents::Info;
 
 use crate::body::HeadOnly;
@@ -20,10 +20,10 @@ use crate::config::below;
 use crate::fetch::{Failure, Fetch};
 use crate::files::blocking;
 use crate::head_start::HeadStart;
-use crate::herds::Verdict;
+use crate::herds::{Verdict, Wait};
 use crate::ledger::Record;
 use crate::metrics::{Kind, Outcome};
-use crate::origin::OriginTorrent;
+use crate::origin::{Origin, OriginTorrent};
 use crate::shelf::{Pin, refusal};
 use crate::shim::{Here, Shim, absent, stopping};
 use crate::trackers::{Lookup, Tiers};
@@ -35,6 +35,8 @@ const TOLD_WITHIN: Duration = Duration::from_secs(1);
 const GROWING_PAUSE: Duration = Duration::from_millis(500);
 /// Pause before origins and trackers are asked again for a torrent that none could name.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// For an origin or the trackers to answer in any case, however late it is.
+const LAST_TRY: Duration = Duration::from_secs(1);
 /// For peers to hand out metadata.
 const METADATA_WITHIN: Duration = Duration::from_secs(20);
 
@@ -169,17 +171,17 @@ impl Shim {
     /// Finds the torrent of a digest: at an origin, or, when none can be reached, through the
     /// trackers and the peers themselves.
     async fn resolve(&self, repo: &RepoName, digest: &Digest) -> Result<Source, RegistryError> {
-        let deadline = Instant::now() + self.around.patience.manifest;
+        let patience = self.around.patience.manifest;
+        let mut deadline = Instant::now() + patience;
+        // The swarm is another way, once: an origin may be slow and not down.
+        let mut wait = Wait::once().or_otherwise();
         loop {
-            let verdict = self
-                .around
-                .herds
-                .ask(Duration::ZERO, |origin| async move {
-                    let answer = origin.torrent(repo, digest).await;
-                    answer.map(|torrent| (torrent, origin))
-                })
-                .await;
-            match verdict {
+            let question = |origin: Arc<Origin>| async move {
+                let answer = origin.torrent(repo, digest).await;
+                answer.map(|torrent| (torrent, origin))
+            };
+            let left = LAST_TRY.max(deadline - Instant::now());
+            match self.around.herds.ask(wait.within(left), question).await {
                 Verdict::Found((OriginTorrent::Ready { metainfo, peers }, origin)) => {
                     self.knowledge.note_member(repo, digest, true);
                     let herd = origin.herd();
@@ -195,18 +197,22 @@ impl Shim {
                         self.knowledge.note_size(digest, length);
                     }
                     sleep(GROWING_PAUSE).await;
+                    deadline = Instant::now() + patience;
                 }
                 Verdict::Absent => {
                     self.knowledge.note_member(repo, digest, false);
                     return Err(absent(ErrorCode::BlobUnknown, repo, &digest.to_string()));
                 }
                 Verdict::Denied(error) => return Err(error),
-                Verdict::Unreachable(tried) => match self.without_origin(digest).await {
+                Verdict::Unreachable(tried) => match self.without_origin(digest, deadline).await {
                     Ok(source) => return Ok(source),
                     Err(why) if Instant::now() + RETRY_PAUSE >= deadline => {
                         return Err(tried.and(why).unavailable(&digest.to_string()));
                     }
-                    Err(_) => sleep(RETRY_PAUSE).await,
+                    Err(_) => {
+                        wait = Wait::once();
+                        sleep(RETRY_PAUSE).await;
+                    }
                 },
             }
         }
@@ -215,14 +221,21 @@ impl Shim {
     /// The torrent of a digest when no origin can be reached: what an interrupted download
     /// left, or what a tracker and its peers say. Their word needs no trust: the digest of
     /// the whole is checked. Only our own trackers and web seeds are used.
-    async fn without_origin(&self, digest: &Digest) -> Result<Source, Vec<String>> {
+    async fn without_origin(
+        &self,
+        digest: &Digest,
+        deadline: Instant,
+    ) -> Result<Source, Vec<String>> {
         let trackers = self.trackers.tiers();
         let peers = self.around.herds.peers();
         let name = digest.torrent_name();
         let store = self.around.shelf.store().clone();
         let info = match blocking(move || store.info(&name)).await {
             Ok(Some(info)) => info,
-            Ok(None) | Err(_) => self.info_from_peers(digest, &trackers, &peers).await?,
+            Ok(None) | Err(_) => {
+                self.info_from_peers(digest, &trackers, &peers, deadline)
+                    .await?
+            }
         };
         let web_seeds = self.config.herds.iter();
         Ok(Source {
@@ -241,10 +254,13 @@ impl Shim {
         digest: &Digest,
         trackers: &Tiers,
         peers: &[SocketAddr],
+        deadline: Instant,
     ) -> Result<Info, Vec<String>> {
-        let reply = match self.trackers.lookup(digest).await {
-            Lookup::Found(reply) => reply,
-            Lookup::Nowhere(tried) => return Err(tried),
+        let deadline = deadline.max(Instant::now() + LAST_TRY);
+        let reply = match timeout_at(deadline, self.trackers.lookup(digest)).await {
+            Ok(Lookup::Found(reply)) => reply,
+            Ok(Lookup::Nowhere(tried)) => return Err(tried),
+            Err(_) => return Err(vec!["trackers: no answer in time".to_owned()]),
         };
         self.knowledge.note_size(digest, reply.length);
         let found = self.engine.metadata(

@@ -27,7 +27,8 @@ use crate::origin::{Answer, Origin};
 
 /// A healthy origin may think this long before the next is asked beside it.
 const STAGGER: Duration = Duration::from_secs(1);
-/// Once somebody answered no, an origin that looked down may take this long to object.
+/// What an origin that looks down may take to object, once somebody answered no or where there is
+/// another way to what it is asked for.
 const LAST_WORD: Duration = Duration::from_millis(300);
 /// Pauses between rounds when no origin answered.
 const PAUSES: [Duration; 3] = [
@@ -35,6 +36,49 @@ const PAUSES: [Duration; 3] = [
     Duration::from_millis(500),
     Duration::from_secs(1),
 ];
+
+/// How long origins are waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wait {
+    /// Who did not answer is asked again for so long, and twice at least; zero is once.
+    patience: Duration,
+    /// In all; what has not come by then is given up.
+    limit: Option<Duration>,
+    /// There is another way to what is asked: nobody waits for an origin that looks down.
+    otherwise: bool,
+}
+
+impl Wait {
+    /// Everybody is asked once; an origin bounds the time of its own answer.
+    pub(crate) fn once() -> Self {
+        Self::patiently(Duration::ZERO)
+    }
+
+    /// Round after round for so long.
+    pub(crate) fn patiently(patience: Duration) -> Self {
+        Self {
+            patience,
+            limit: None,
+            otherwise: false,
+        }
+    }
+
+    /// No longer than this, whatever happens.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Self {
+            limit: Some(limit),
+            ..self
+        }
+    }
+
+    /// Who asks knows another way.
+    pub(crate) fn or_otherwise(self) -> Self {
+        Self {
+            otherwise: true,
+            ..self
+        }
+    }
+}
 
 /// What all origins said together.
 #[derive(Debug)]
@@ -114,32 +158,38 @@ impl Herds {
         self.origins.iter().all(|origin| origin.looks_down())
     }
 
-    /// Asks round after round until the matter is settled or `patience` is over, at least twice;
-    /// once, when it is zero or nobody failed who was not down already: who waits behind a dead
-    /// herd has waited before.
+    /// Asks round after round until the matter is settled or time is over; once, where nobody
+    /// failed who was not down already: who waits behind a dead herd has waited before.
     pub(crate) async fn ask<T, F>(
         &self,
-        patience: Duration,
+        wait: Wait,
         question: impl Fn(Arc<Origin>) -> F,
     ) -> Verdict<T>
     where
         F: Future<Output = Answer<T>>,
     {
-        let deadline = Instant::now() + patience;
+        let began = Instant::now();
+        let limit = match wait.limit {
+            _ if wait.otherwise && self.look_down() => Some(LAST_WORD),
+            limit => limit,
+        };
+        let until = limit.map(|limit| began + limit);
         let hoped: Vec<bool> = self.origins.iter().map(|o| !o.looks_down()).collect();
         let mut rounds = 0;
         loop {
-            let round = match self.round(&question).await {
+            let round = match self.round(&question, until).await {
                 Ok(found) => return Verdict::Found(found),
                 Err(round) => round,
             };
             let hopeful = round.unheard().any(|at| hoped[at]);
-            let pause = PAUSES[rounds.min(PAUSES.len() - 1)];
-            // Twice in any case: the first time a whole host may have been asleep.
-            let time_left = rounds == 0 || Instant::now() + pause < deadline;
             let verdict = round.verdict(&self.origins);
+            let pause = PAUSES[rounds.min(PAUSES.len() - 1)];
+            let next = Instant::now() + pause;
+            // Twice in any case: the first time a whole host may have been asleep.
+            let time_left = (rounds == 0 || next < began + wait.patience)
+                && until.is_none_or(|until| next < until);
             let unsettled = matches!(verdict, Verdict::Unreachable(_));
-            if !unsettled || !hopeful || patience.is_zero() || !time_left {
+            if !unsettled || !hopeful || wait.patience.is_zero() || !time_left {
                 return verdict;
             }
             sleep(pause).await;
@@ -147,8 +197,12 @@ impl Herds {
         }
     }
 
-    /// Asks every origin at most once. `Err` is what was said instead of yes.
-    async fn round<T, F>(&self, question: &impl Fn(Arc<Origin>) -> F) -> Result<T, Round>
+    /// Asks every origin at most once, none beyond `until`. `Err` is what was said instead of yes.
+    async fn round<T, F>(
+        &self,
+        question: &impl Fn(Arc<Origin>) -> F,
+        until: Option<Instant>,
+    ) -> Result<T, Round>
     where
         F: Future<Output = Answer<T>>,
     {
@@ -176,7 +230,8 @@ impl Herds {
                 // Every question is bounded in time by itself.
                 (false, true) => Duration::MAX,
             };
-            match timeout(limit, asked.next()).await {
+            let left = until.map_or(Duration::MAX, |until| until - Instant::now());
+            match timeout(limit.min(left), asked.next()).await {
                 Ok(Some((at, down, answer))) => {
                     healthy_asked -= usize::from(!down);
                     patient = false;
@@ -185,9 +240,22 @@ impl Herds {
                     }
                 }
                 Ok(None) => return Err(round),
-                Err(_) if settled => return Err(round),
+                Err(_) if settled || left <= limit => {
+                    self.give_up_on(&round.open);
+                    return Err(round);
+                }
                 // The slow one is not given up: the next is asked beside it.
                 Err(_) => patient = false,
+            }
+        }
+    }
+
+    /// These were not waited for any longer: the next who ask shall not wait again.
+    fn give_up_on(&self, open: &[usize]) {
+        for &at in open {
+            // One that looks down already is given its full time once in a while.
+            if !self.origins[at].looks_down() {
+                self.origins[at].gave_no_answer();
             }
         }
     }
@@ -263,7 +331,7 @@ mod tests {
         let herds = herds(&["a", "b", "c"]);
         let asked = std::sync::Mutex::new(Vec::new());
         let verdict = herds
-            .ask(Duration::ZERO, |origin| {
+            .ask(Wait::once(), |origin| {
                 asked.lock().unwrap().push(host(&origin));
                 async move {
                     match host(&origin).as_str() {
@@ -282,7 +350,7 @@ mod tests {
         let herds = herds(&["slow", "quick"]);
         let started = Instant::now();
         let verdict = herds
-            .ask(Duration::ZERO, |origin| async move {
+            .ask(Wait::once(), |origin| async move {
                 if host(&origin) == "slow" {
                     sleep(Duration::from_secs(60)).await;
                 }
@@ -297,16 +365,19 @@ mod tests {
     async fn what_a_silent_origin_may_have_is_not_absent() {
         let herds = herds(&["a", "b"]);
         let all = herds
-            .ask(Duration::ZERO, |_| async { Answer::<()>::No })
+            .ask(Wait::once(), |_| async { Answer::<()>::No })
             .await;
         assert!(matches!(all, Verdict::Absent));
         let some = herds
-            .ask(Duration::from_secs(9), |origin| async move {
-                match host(&origin).as_str() {
-                    "a" => Answer::<()>::Failed("a:15000: refused".into()),
-                    _ => Answer::No,
-                }
-            })
+            .ask(
+                Wait::patiently(Duration::from_secs(9)),
+                |origin| async move {
+                    match host(&origin).as_str() {
+                        "a" => Answer::<()>::Failed("a:15000: refused".into()),
+                        _ => Answer::No,
+                    }
+                },
+            )
             .await;
         let Verdict::Unreachable(Tried(tried)) = some else {
             panic!("{some:?}");
@@ -320,7 +391,7 @@ mod tests {
         let started = Instant::now();
         let rounds = std::sync::atomic::AtomicU32::new(0);
         let verdict = herds
-            .ask(Duration::from_secs(5), |_| {
+            .ask(Wait::patiently(Duration::from_secs(5)), |_| {
                 rounds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 async { Answer::<()>::Failed("a: refused".into()) }
             })
@@ -337,10 +408,31 @@ mod tests {
         assert!(rounds.into_inner() >= 4);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn with_another_way_nobody_waits_long_for_a_herd_that_hangs() {
+        let herds = herds(&["a"]);
+        let limit = Duration::from_millis(1500);
+        let wait = Wait::patiently(limit).within(limit).or_otherwise();
+        let ask = async |wait| {
+            let started = Instant::now();
+            let verdict = herds.ask(wait, |_| std::future::pending::<Answer<()>>());
+            assert!(matches!(verdict.await, Verdict::Unreachable(_)));
+            started.elapsed()
+        };
+        assert_eq!(ask(wait).await, limit);
+        assert!(herds.look_down());
+        assert_eq!(ask(wait).await, LAST_WORD);
+        // Only where there is another way.
+        let wait = Wait::once().within(Duration::from_secs(4));
+        assert_eq!(ask(wait).await, Duration::from_secs(4));
+    }
+
     #[tokio::test]
     async fn without_a_herd_nobody_is_reached() {
         let verdict = herds(&[])
-            .ask(Duration::from_secs(5), |_| async { Answer::<()>::No })
+            .ask(Wait::patiently(Duration::from_secs(5)), |_| async {
+                Answer::<()>::No
+            })
             .await;
         let Verdict::Unreachable(tried) = verdict else {
             panic!("{verdict:?}");

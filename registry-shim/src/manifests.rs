@@ -17,7 +17,7 @@ use torrents::hashing::{piece_hash, piece_len_for};
 use torrents::{Geometry, Info};
 
 use crate::files::blocking;
-use crate::herds::Verdict;
+use crate::herds::{Verdict, Wait};
 use crate::ledger::Record;
 use crate::metrics::{Kind, Outcome};
 use crate::origin::{Answer, Origin, OriginTorrent};
@@ -25,8 +25,8 @@ use crate::shelf::refusal;
 use crate::shim::{Here, Shim, absent};
 use crate::trackers::Tiers;
 
-/// How long origins are asked for a tag before it is answered from memory.
-const STALE_AFTER: Duration = Duration::from_secs(1);
+/// How long origins are asked for a tag before it is answered from memory, a second try included.
+const STALE_AFTER: Duration = Duration::from_millis(1500);
 /// A manifest is answered this long after it came even if it is not stored yet.
 const KEPT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -55,12 +55,16 @@ impl Shim {
         let remembered = self.tags.recall(repo, tag);
         // Docker never retries a manifest, so it is retried here; less with an answer of last
         // resort at hand, but one broken connection must not make a tag stale.
-        let patience = match remembered {
-            Some(_) => self.around.patience.manifest.min(STALE_AFTER),
-            None => self.around.patience.manifest,
+        let patience = self.around.patience.manifest;
+        let wait = match remembered {
+            Some(_) => {
+                let limit = patience.min(STALE_AFTER);
+                Wait::patiently(limit).within(limit).or_otherwise()
+            }
+            None => Wait::patiently(patience),
         };
         let reference = Reference::Tag(tag.clone());
-        match self.ask_manifest(repo, &reference, accept, patience).await {
+        match self.ask_manifest(repo, &reference, accept, wait).await {
             Verdict::Found((manifest, origin)) => {
                 let (_, remembered) = tokio::join!(
                     self.took(repo, &manifest, &origin),
@@ -106,8 +110,8 @@ impl Shim {
             return Ok((manifest, Outcome::local));
         }
         let reference = Reference::Digest(digest.clone());
-        let once = Duration::ZERO;
-        match self.ask_manifest(repo, &reference, accept, once).await {
+        let wait = Wait::once().or_otherwise();
+        match self.ask_manifest(repo, &reference, accept, wait).await {
             Verdict::Found((manifest, origin)) => {
                 self.took(repo, &manifest, &origin).await;
                 Ok((manifest, Outcome::origin))
@@ -126,13 +130,13 @@ impl Shim {
         repo: &RepoName,
         reference: &Reference,
         accept: &[HeaderValue],
-        patience: Duration,
+        wait: Wait,
     ) -> Verdict<(StoredManifest, Arc<Origin>)> {
         let question = |origin: Arc<Origin>| async move {
             let answer = origin.manifest(repo, reference, accept).await;
             answer.map(|manifest| (manifest, origin))
         };
-        self.around.herds.ask(patience, question).await
+        self.around.herds.ask(wait, question).await
     }
 
     /// A manifest came from an origin: what it teaches, and its copy in the store.

@@ -127,6 +127,14 @@ impl Origin {
         matches!(&*self.health(), Some(Health::Silent { since, .. }) if since.elapsed() < GRUDGE)
     }
 
+    /// Somebody gave up on its answer.
+    pub(crate) fn gave_no_answer(&self) {
+        *self.health() = Some(Health::Silent {
+            since: Instant::now(),
+            why: format!("{}: no answer in time", self.herd.name()),
+        });
+    }
+
     /// Where its peer listens, as far as it said.
     pub(crate) fn peers(&self) -> Vec<SocketAddr> {
         self.known_peers().iter().copied().collect()

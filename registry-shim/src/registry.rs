@@ -19,7 +19,7 @@ use oci::{
 };
 use reqwest::header::HeaderValue;
 
-use crate::herds::Verdict;
+use crate::herds::{Verdict, Wait};
 use crate::metrics::{Kind, Outcome};
 use crate::namespace::Namespaces;
 use crate::origin::{Answer, Origin};
@@ -130,8 +130,8 @@ impl Asked {
     where
         F: Future<Output = Answer<T>>,
     {
-        let patience = self.shim.around.patience.manifest;
-        match self.shim.around.herds.ask(patience, question).await {
+        let wait = Wait::patiently(self.shim.around.patience.manifest);
+        match self.shim.around.herds.ask(wait, question).await {
             Verdict::Found(found) => Ok(found),
             Verdict::Absent => unknown(),
             Verdict::Denied(error) => Err(error),

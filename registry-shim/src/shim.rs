@@ -19,7 +19,7 @@ use crate::body::{LocalBlob, SwarmBlob};
 use crate::config::Config;
 use crate::fetch::{Fetch, Surroundings};
 use crate::files::blocking;
-use crate::herds::Verdict;
+use crate::herds::{Verdict, Wait};
 use crate::knowledge::Knowledge;
 use crate::ledger::Ledger;
 use crate::origin::{Answer, Origin};
@@ -193,8 +193,7 @@ impl Shim {
             None if self.around.herds.look_down() => return Ok(()),
             None => {}
         }
-        let once = std::time::Duration::ZERO;
-        match self.around.herds.ask(once, question).await {
+        match self.around.herds.ask(Wait::once(), question).await {
             Verdict::Found(()) => {
                 self.knowledge.note_member(repo, digest, true);
                 Ok(())

@@ -140,6 +140,52 @@ async fn what_is_of_a_herd_that_is_down_is_not_gone_because_another_lacks_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_seen_tag_does_not_wait_for_an_origin_that_hangs() {
+    let world = World::new().await;
+    let digest = world.image("team/app", "v1", &[noise(45, 100)]).await;
+    let mut config = world.config("agent");
+    config.patience.origin = 2 * DEADLINE;
+    config.patience.manifest = 2 * DEADLINE;
+    let agent = world.agent_with(config).await;
+    assert_eq!(
+        agent.manifest("team/app", "v1").await.status(),
+        StatusCode::OK
+    );
+    world.origin.table.hanging.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        let answer = timeout(DEADLINE, agent.manifest("team/app", "v1"));
+        let answer = answer.await.unwrap();
+        assert_eq!(
+            answer.headers()["docker-content-digest"],
+            digest.to_string()
+        );
+    }
+    assert_eq!(agent.status().await.herds[0].state, HerdState::Unreachable);
+    world.origin.table.hanging.store(false, Ordering::SeqCst);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cold_blob_is_refused_in_time_when_herd_and_tracker_hang() {
+    let world = World::new().await;
+    let digest = world.blob("team/app", noise(46, 100)).await;
+    let mut config = world.config("agent");
+    config.patience.origin = 2 * DEADLINE;
+    // One that accepts connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    config.herds[0].trackers = vec![harness::url(silent.local_addr().unwrap())];
+    let agent = world.agent_with(config).await;
+    world.origin.table.hanging.store(true, Ordering::SeqCst);
+    let answer = timeout(DEADLINE, agent.blob("team/app", &digest)).await;
+    let (status, _, message) = error_code(answer.unwrap()).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(message.contains(&world.herd().name()), "{message}");
+    assert!(message.contains("trackers: no answer"), "{message}");
+    world.origin.table.hanging.store(false, Ordering::SeqCst);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_origin_that_answers_5xx_is_told_as_503_with_its_reason() {
     let world = World::new().await;
     world.origin.table.broken.store(true, Ordering::SeqCst);
