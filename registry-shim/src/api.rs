@@ -168,7 +168,7 @@ pub(crate) async fn reachable(shim: &Shim) -> Readiness {
         let mut failed = Vec::new();
         for answer in answers {
             match answer {
-                Answer::Failed(why) => failed.push(why),
+                Answer::Failed(why) | Answer::Odd(why) => failed.push(why),
                 Answer::Yes(()) | Answer::No | Answer::Refused(_) => return Ok(()),
             }
         }

@@ -204,6 +204,10 @@ impl Shim {
                     return Err(absent(ErrorCode::BlobUnknown, repo, &digest.to_string()));
                 }
                 Verdict::Denied(error) => return Err(error),
+                Verdict::Odd(error) => {
+                    let source = self.without_origin(digest, deadline).await;
+                    return source.map_err(|_| error);
+                }
                 Verdict::Unreachable(tried) => match self.without_origin(digest, deadline).await {
                     Ok(source) => return Ok(source),
                     Err(why) if Instant::now() + RETRY_PAUSE >= deadline => {

@@ -5,6 +5,7 @@
 //!   Yes ───────────────► Found          (the first; the others are dropped)
 //!   Refused ───────────► Denied         (nobody said yes, somebody said 403)
 //!   No everywhere ─────► Absent
+//!   Odd, none silent ──► Odd            (somebody answered with what is of no use)
 //!   otherwise ─────────► Unreachable    (after as many rounds as patience allows)
 //! ```
 //!
@@ -18,6 +19,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use oci::{ErrorCode, RegistryError};
@@ -89,6 +91,8 @@ pub(crate) enum Verdict<T> {
     Absent,
     /// It may not be read.
     Denied(RegistryError),
+    /// No origin gave it, every one answered, and not all made sense.
+    Odd(RegistryError),
     /// No origin gave it, and not every one answered.
     Unreachable(Tried),
 }
@@ -269,6 +273,7 @@ struct Round {
     no: Vec<usize>,
     refused: Option<RegistryError>,
     failed: Vec<(usize, String)>,
+    odd: Vec<String>,
 }
 
 impl Round {
@@ -279,12 +284,13 @@ impl Round {
             Answer::No => self.no.push(at),
             Answer::Refused(error) => self.refused = Some(error),
             Answer::Failed(why) => self.failed.push((at, why)),
+            Answer::Odd(what) => self.odd.push(what),
         }
         None
     }
 
     fn answered(&self) -> bool {
-        !self.no.is_empty() || self.refused.is_some()
+        !self.no.is_empty() || self.refused.is_some() || !self.odd.is_empty()
     }
 
     /// Those that gave no answer.
@@ -300,14 +306,24 @@ impl Round {
         if let Some(error) = self.refused {
             return Verdict::Denied(error);
         }
+        if self.unheard().next().is_none() && !self.odd.is_empty() {
+            return Verdict::Odd(senseless(&self.odd));
+        }
         let name = |at: usize| origins[at].herd().name();
         let failed = self.failed.into_iter().map(|(_, why)| why);
         let open = self.open.into_iter();
         let open = open.map(|at| format!("{}: no answer in time", name(at)));
         let no = self.no.into_iter();
         let no = no.map(|at| format!("{}: it has no such thing", name(at)));
-        Verdict::Unreachable(Tried(failed.chain(open).chain(no).collect()))
+        let all = failed.chain(open).chain(self.odd).chain(no);
+        Verdict::Unreachable(Tried(all.collect()))
     }
+}
+
+/// The answer for people when a herd is there and says what nobody can use.
+fn senseless(odd: &[String]) -> RegistryError {
+    let message = format!("no herd gave a usable answer: {}", odd.join("; "));
+    RegistryError::new(ErrorCode::Unavailable, message).with_status(StatusCode::BAD_GATEWAY)
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ impl Shim {
                 let what = format!("tag {tag}");
                 Err(absent(ErrorCode::ManifestUnknown, repo, &what))
             }
-            Verdict::Denied(error) => Err(error),
+            Verdict::Denied(error) | Verdict::Odd(error) => Err(error),
             Verdict::Unreachable(tried) => {
                 let Some(digest) = remembered else {
                     return Err(tried.unavailable(&format!("{repo}:{tag}")));
@@ -118,6 +118,11 @@ impl Shim {
             }
             Verdict::Absent => Err(absent(unknown, repo, &format!("manifest {digest}"))),
             Verdict::Denied(error) => Err(error),
+            Verdict::Odd(error) => {
+                // Whatever became of it there, others may have it as it was.
+                let manifest = self.manifest_from_swarm(repo, digest).await;
+                Ok((manifest.map_err(|_| error)?, Outcome::swarm))
+            }
             Verdict::Unreachable(_) => {
                 let manifest = self.manifest_from_swarm(repo, digest).await?;
                 Ok((manifest, Outcome::swarm))

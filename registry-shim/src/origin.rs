@@ -31,6 +31,12 @@ use crate::status::{HerdState, HerdStatus};
 const MAX_TORRENT: usize = 16 << 20;
 /// Lists of tags, repositories, referrers.
 const MAX_LIST: usize = 8 << 20;
+/// Referrers of one manifest, all pages together.
+const MAX_REFERRERS: usize = 4 * MAX_LIST;
+/// Referrers asked for at once.
+const REFERRERS_PAGE: usize = 1000;
+/// Pages of them, so that even empty ones come to an end.
+const MAX_PAGES: usize = 256;
 /// Error bodies are read for their message only.
 const MAX_ERROR: usize = 16 << 10;
 /// Peer addresses one origin may name.
@@ -50,8 +56,27 @@ pub(crate) enum Answer<T> {
     No,
     /// It answered that the asker may not.
     Refused(RegistryError),
-    /// It did not answer, or nothing that can be used; why, for people.
+    /// It did not answer, or that it cannot; why, for people.
     Failed(String),
+    /// It is there and answered with something else; what, for people.
+    Odd(String),
+}
+
+/// Why the body of an answer is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unusable {
+    /// It broke off, or did not come in time.
+    #[error("{0}")]
+    Broken(String),
+    /// It is not what was asked for.
+    #[error("{0}")]
+    Odd(String),
+}
+
+impl From<String> for Unusable {
+    fn from(what: String) -> Self {
+        Self::Odd(what)
+    }
 }
 
 impl<T> Answer<T> {
@@ -62,6 +87,7 @@ impl<T> Answer<T> {
             Self::No => Answer::No,
             Self::Refused(error) => Answer::Refused(error),
             Self::Failed(why) => Answer::Failed(why),
+            Self::Odd(what) => Answer::Odd(what),
         }
     }
 }
@@ -180,7 +206,7 @@ impl Origin {
         self.ask(request, async |response| {
             let headers = response.headers().clone();
             let bytes = bounded(response, MAX_MANIFEST).await?;
-            checked_manifest(reference, &headers, bytes)
+            Ok(checked_manifest(reference, &headers, bytes)?)
         })
         .await
     }
@@ -252,7 +278,10 @@ impl Origin {
             .timeout(within);
         let response = request.send().await.map_err(|error| cause(&error))?;
         match response.status() {
-            StatusCode::PARTIAL_CONTENT | StatusCode::OK => bounded(response, bytes as usize).await,
+            StatusCode::PARTIAL_CONTENT | StatusCode::OK => {
+                let body = bounded(response, bytes as usize).await;
+                body.map_err(|error| error.to_string())
+            }
             status => Err(format!("it answered {status}")),
         }
     }
@@ -294,16 +323,33 @@ impl Origin {
             manifests: Vec<Descriptor>,
         }
         let path = Route::Referrers(repo.clone(), digest.clone()).path();
-        let answer = self
-            .ask(self.registry(Method::GET, &path), async |response| {
+        let (mut found, mut room) = (Vec::new(), MAX_REFERRERS);
+        let mut page = Some(format!("n={REFERRERS_PAGE}"));
+        while let Some(query) = page {
+            if room == 0 {
+                let name = self.herd.name();
+                let what = format!("{name}: more refers to {digest} than {MAX_REFERRERS} bytes");
+                return Answer::Odd(what);
+            }
+            let request = self.registry(Method::GET, &format!("{path}?{query}"));
+            let answer = self.ask(request, async |response| {
+                let next = next_page(response.headers());
                 let body = bounded(response, MAX_LIST).await?;
                 let index: Index = parsed(&body)?;
-                Ok(index.manifests)
-            })
-            .await;
-        match answer {
-            Answer::Yes(found) if found.is_empty() => Answer::No,
-            answer => answer,
+                Ok((index.manifests, next, body.len()))
+            });
+            match answer.await {
+                Answer::Yes((manifests, next, length)) => {
+                    found.extend(manifests);
+                    room = room.saturating_sub(length.max(MAX_REFERRERS / MAX_PAGES));
+                    page = next;
+                }
+                answer => return answer.map(|(manifests, ..)| manifests),
+            }
+        }
+        match found.as_slice() {
+            [] => Answer::No,
+            _ => Answer::Yes(found),
         }
     }
 
@@ -335,7 +381,7 @@ impl Origin {
     async fn ask<T>(
         &self,
         request: RequestBuilder,
-        read: impl AsyncFnOnce(Response) -> Result<T, String>,
+        read: impl AsyncFnOnce(Response) -> Result<T, Unusable>,
     ) -> Answer<T> {
         let answer = self.judge(request, read).await;
         *self.health() = Some(match &answer {
@@ -343,7 +389,7 @@ impl Origin {
                 since: Instant::now(),
                 why: why.clone(),
             },
-            Answer::Yes(_) | Answer::No | Answer::Refused(_) => Health::Answered,
+            Answer::Yes(_) | Answer::No | Answer::Refused(_) | Answer::Odd(_) => Health::Answered,
         });
         answer
     }
@@ -351,7 +397,7 @@ impl Origin {
     async fn judge<T>(
         &self,
         request: RequestBuilder,
-        read: impl AsyncFnOnce(Response) -> Result<T, String>,
+        read: impl AsyncFnOnce(Response) -> Result<T, Unusable>,
     ) -> Answer<T> {
         let name = self.herd.name();
         let response = match request.send().await {
@@ -361,7 +407,8 @@ impl Origin {
         match response.status() {
             StatusCode::OK | StatusCode::ACCEPTED => match read(response).await {
                 Ok(value) => Answer::Yes(value),
-                Err(why) => Answer::Failed(format!("{name}: {why}")),
+                Err(Unusable::Broken(why)) => Answer::Failed(format!("{name}: {why}")),
+                Err(Unusable::Odd(what)) => Answer::Odd(format!("{name}: {what}")),
             },
             StatusCode::NOT_FOUND => Answer::No,
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
@@ -374,7 +421,12 @@ impl Origin {
             status => {
                 let said = message(response).await.unwrap_or_default();
                 let gap = if said.is_empty() { "" } else { ": " };
-                Answer::Failed(format!("{name}: it answered {status}{gap}{said}"))
+                let told = format!("{name}: it answered {status}{gap}{said}");
+                // Whatever it is, it is there; only a server error says that it cannot.
+                match status.is_server_error() {
+                    true => Answer::Failed(told),
+                    false => Answer::Odd(told),
+                }
             }
         }
     }
@@ -403,11 +455,13 @@ pub(crate) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// Reads a body of at most `limit` bytes.
-pub(crate) async fn bounded(mut response: Response, limit: usize) -> Result<Bytes, String> {
+pub(crate) async fn bounded(mut response: Response, limit: usize) -> Result<Bytes, Unusable> {
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| cause(&error))? {
+    let broken = |error| Unusable::Broken(cause(&error));
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
         if body.len() + chunk.len() > limit {
-            return Err(format!("it answered more than {limit} bytes"));
+            let what = format!("it answered with more than {limit} bytes");
+            return Err(Unusable::Odd(what));
         }
         body.extend_from_slice(&chunk);
     }
@@ -486,6 +540,19 @@ fn named_peers(headers: &HeaderMap) -> Vec<SocketAddr> {
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The query of the page that `Link` calls the next. Its place is the page's own: nothing is
+/// dialled that an answer names.
+fn next_page(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all(LINK).iter();
+    let mut links = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','));
+    let next = links.find(|link| link.contains("rel=\"next\"") || link.contains("rel=next"))?;
+    let (target, _) = next.trim().strip_prefix('<')?.split_once('>')?;
+    let (_, query) = target.split_once('?')?;
+    Some(query.to_owned())
 }
 
 /// The path with `n` and `last` as its query.

@@ -134,7 +134,7 @@ impl Asked {
         match self.shim.around.herds.ask(wait, question).await {
             Verdict::Found(found) => Ok(found),
             Verdict::Absent => unknown(),
-            Verdict::Denied(error) => Err(error),
+            Verdict::Denied(error) | Verdict::Odd(error) => Err(error),
             Verdict::Unreachable(tried) => Err(tried.unavailable(what)),
         }
     }

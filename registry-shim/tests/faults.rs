@@ -200,6 +200,46 @@ async fn an_origin_that_answers_5xx_is_told_as_503_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_answer_that_makes_no_sense_is_told_as_502_and_is_no_silence() {
+    let world = World::new().await;
+    let digest = world.image("team/app", "v1", &[noise(47, 100)]).await;
+    let referrer = serde_json::json!({
+        "mediaType": oci::manifest::OCI_MANIFEST, "digest": digest, "size": 7,
+        "annotations": {"much": "x".repeat(9 * MIB)},
+    });
+    world.origin.refer("team/app", &digest, referrer);
+    let agent = world.agent("agent").await;
+    let referrers = format!("/v2/team/app/referrers/{digest}");
+    let (status, _, message) = error_code(agent.get(&referrers).await).await;
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
+    assert!(message.contains("more than 8388608 bytes"), "{message}");
+    assert_eq!(agent.status().await.herds[0].state, HerdState::Reachable);
+
+    world.origin.table.odd.store(true, Ordering::SeqCst);
+    let paths = [
+        "manifests/v1".to_owned(),
+        format!("blobs/{}", Digest::sha256_of(&noise(47, 100))),
+        "tags/list".to_owned(),
+    ];
+    for path in &paths {
+        let answer = agent.get(&format!("/v2/team/app/{path}")).await;
+        if path.starts_with("blobs") {
+            // Its swarm is there all the same.
+            assert_eq!(answer.status(), StatusCode::OK);
+            continue;
+        }
+        let (status, _, message) = error_code(answer).await;
+        assert_eq!(status, StatusCode::BAD_GATEWAY, "{path}");
+        assert!(
+            message.contains("only tea") && message.contains("418"),
+            "{message}"
+        );
+    }
+    assert_eq!(agent.status().await.herds[0].state, HerdState::Reachable);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_agent_starts_before_its_herd_and_recovers_by_itself() {
     let mut world = World::new().await;
     let layer = noise(5, MIB);

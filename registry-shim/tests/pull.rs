@@ -378,6 +378,28 @@ async fn blobs_tags_and_referrers_are_of_the_registry_that_is_meant() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn referrers_come_page_by_page_from_the_herd_that_was_asked() {
+    let world = World::new().await;
+    let digest = world.image("team/app", "v1", &[noise(12, 10)]).await;
+    for n in 0..2500 {
+        let referrer = serde_json::json!({
+            "mediaType": oci::manifest::OCI_MANIFEST, "digest": digest, "size": n,
+        });
+        world.origin.refer("team/app", &digest, referrer);
+    }
+    let agent = world.agent("agent").await;
+    let path = format!("/v2/team/app/referrers/{digest}");
+    for unpaged in [false, true] {
+        world.origin.table.unpaged.store(unpaged, Ordering::SeqCst);
+        let index: serde_json::Value = json(agent.get(&path).await).await;
+        let manifests = index["manifests"].as_array().unwrap();
+        let sizes = manifests.iter().map(|one| one["size"].as_u64().unwrap());
+        assert!(sizes.eq(0..2500), "{} came", manifests.len());
+    }
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_push_is_refused_with_directions() {
     let world = World::new().await;
     let agent = world.agent("agent").await;

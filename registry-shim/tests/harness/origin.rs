@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use leecher::{Content, Engine, Library, Seed};
 use oci::range::Ranged;
-use oci::route::Route;
+use oci::route::{Route, query_value};
 use oci::serve::{Limits, listen_with};
 use oci::{Digest, ErrorCode, Reference, RegistryError, origin_api};
 use tokio::net::TcpListener;
@@ -44,6 +44,10 @@ pub struct Table {
     pub head_starts: Mutex<HeadStarts>,
     /// Every answer is 503.
     pub broken: AtomicBool,
+    /// Every answer is 418.
+    pub odd: AtomicBool,
+    /// Referrers come all at once, whatever was asked.
+    pub unpaged: AtomicBool,
     /// Answers wait until this is false.
     pub hanging: AtomicBool,
     /// Blobs are still being fetched by the origin itself.
@@ -208,6 +212,10 @@ async fn answer(table: Arc<Table>, request: Request) -> Response {
         let error = RegistryError::new(ErrorCode::Unavailable, "the disk is on fire");
         return error.into_response();
     }
+    if table.odd.load(Ordering::SeqCst) {
+        let error = RegistryError::new(ErrorCode::Unsupported, "there is only tea");
+        return error.with_status(StatusCode::IM_A_TEAPOT).into_response();
+    }
     let path = request.uri().path().to_owned();
     if let Some(digest) = path.strip_prefix("/torrents/") {
         return table.torrent(&digest.parse().unwrap(), request.uri().query().unwrap());
@@ -230,7 +238,7 @@ async fn answer(table: Arc<Table>, request: Request) -> Response {
             }
         }
         Ok(Route::Tags(repo)) => table.tags(repo.as_str()),
-        Ok(Route::Referrers(repo, digest)) => table.referrers(repo.as_str(), &digest),
+        Ok(Route::Referrers(repo, digest)) => table.referrers(repo.as_str(), &digest, &request),
         _ => unknown(ErrorCode::NameUnknown),
     }
 }
@@ -284,11 +292,27 @@ impl Table {
         axum::Json(serde_json::json!({ "name": repo, "tags": names })).into_response()
     }
 
-    fn referrers(&self, repo: &str, subject: &Digest) -> Response {
+    fn referrers(&self, repo: &str, subject: &Digest, request: &Request) -> Response {
         let referrers = self.referrers.lock().unwrap();
         let found = referrers.get(&(repo.to_owned(), subject.clone()));
-        let found = found.cloned().unwrap_or_default();
-        axum::Json(serde_json::json!({ "schemaVersion": 2, "manifests": found })).into_response()
+        let mut found = found.cloned().unwrap_or_default();
+        let asked = |key| query_value(request.uri().query(), key);
+        let number = |key| asked(key).and_then(|text| text.parse::<usize>().ok());
+        let mut headers = HeaderMap::new();
+        if !self.unpaged.load(Ordering::SeqCst)
+            && let Some(n) = number("n")
+        {
+            found.drain(..number("last").unwrap_or(0));
+            if found.len() > n {
+                found.truncate(n);
+                let last = number("last").unwrap_or(0) + n;
+                let path = request.uri().path();
+                let link = format!("<http://127.0.0.1:9{path}?n={n}&last={last}>; rel=\"next\"");
+                headers.insert(header::LINK, link.parse().unwrap());
+            }
+        }
+        let index = serde_json::json!({ "schemaVersion": 2, "manifests": found });
+        (headers, axum::Json(index)).into_response()
     }
 
     fn torrent(&self, digest: &Digest, query: &str) -> Response {
