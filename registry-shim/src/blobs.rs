@@ -15,7 +15,6 @@ use oci::{Blob, BlobError, BlobStream, Digest, ErrorCode, RegistryError, RepoNam
 use tokio::time::{Instant, sleep, timeout_at};
 use torrents::Info;
 
-use crate::body::HeadOnly;
 use crate::config::below;
 use crate::fetch::{Failure, Fetch};
 use crate::files::blocking;
@@ -73,8 +72,9 @@ impl Shim {
         Ok(blob)
     }
 
-    /// A blob's headers; nothing is downloaded for them.
-    pub(crate) async fn blob_head(
+    /// A blob of which perhaps nothing but the headers is wanted (HEAD, or a client that names
+    /// what it has): nothing is downloaded before its body is read.
+    pub(crate) async fn blob_unread(
         self: &Arc<Self>,
         repo: &RepoName,
         digest: &Digest,
@@ -86,13 +86,15 @@ impl Shim {
             self.permit_blob(repo, digest).await?;
             return Ok(here.blob());
         }
-        if self.knowledge.member(repo, digest) == Some(true)
-            && let Some(length) = self.knowledge.size(digest)
-        {
-            return Ok(Arc::new(HeadOnly(length)));
-        }
-        let source = self.resolve(repo, digest).await?;
-        Ok(Arc::new(HeadOnly(source.info.geometry().length())))
+        let told = match self.knowledge.member(repo, digest) {
+            Some(true) => self.knowledge.size(digest),
+            _ => None,
+        };
+        let length = match told {
+            Some(length) => length,
+            None => self.resolve(repo, digest).await?.info.geometry().length(),
+        };
+        Ok(self.pending(repo, digest, length))
     }
 
     /// Starts the download and returns once its length is known.
@@ -118,12 +120,7 @@ impl Shim {
             }
             // Headers must not wait with the body: clients give up after 30 s without them.
             if let Some(length) = self.knowledge.size(digest) {
-                return Ok(Arc::new(PendingBlob {
-                    shim: self.clone(),
-                    repo: repo.clone(),
-                    digest: digest.clone(),
-                    length,
-                }));
+                return Ok(self.pending(repo, digest, length));
             }
             if asked.elapsed() >= self.around.patience.headers {
                 let message = format!(
@@ -133,6 +130,15 @@ impl Shim {
                 return Err(RegistryError::new(ErrorCode::Unavailable, message));
             }
         }
+    }
+
+    fn pending(self: &Arc<Self>, repo: &RepoName, digest: &Digest, length: u64) -> Arc<dyn Blob> {
+        Arc::new(PendingBlob {
+            shim: self.clone(),
+            repo: repo.clone(),
+            digest: digest.clone(),
+            length,
+        })
     }
 
     /// Waits until content can be read, starting its download if none is under way.
@@ -432,7 +438,7 @@ impl Shim {
     }
 }
 
-/// A blob whose length is known and whose torrent is not: its body waits for both.
+/// A blob whose length is known; its torrent and its download are its body's to wait for.
 struct PendingBlob {
     shim: Arc<Shim>,
     repo: RepoName,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use leecher::Reader;
 use leecher::content::Content;
 use oci::chunks::{Chunk, ChunkPool};
@@ -20,21 +20,6 @@ use crate::fetch::{Fetch, Reading};
 use crate::files::blocking;
 use crate::metrics::Metrics;
 use crate::shelf::Pin;
-
-/// A blob of which only the headers are asked.
-#[derive(Debug)]
-pub(crate) struct HeadOnly(pub(crate) u64);
-
-impl Blob for HeadOnly {
-    fn length(&self) -> u64 {
-        self.0
-    }
-
-    fn stream(self: Arc<Self>, _: Range<u64>) -> BlobStream {
-        let error = BlobError("only the headers were asked for".into());
-        Box::pin(stream::once(async { Err(error) }))
-    }
-}
 
 /// Complete content.
 #[derive(Debug)]

@@ -80,8 +80,8 @@ struct Asked {
     registry: Option<String>,
     /// Manifest types it takes, as it said so.
     accept: Vec<HeaderValue>,
-    /// Nothing but headers is wanted.
-    head: bool,
+    /// Perhaps nothing but headers is wanted.
+    unread: bool,
 }
 
 impl Asked {
@@ -94,7 +94,8 @@ impl Asked {
             namespaces: port.namespaces,
             registry: registry.map(Cow::into_owned),
             accept: accept.iter().take(MAX_ACCEPT).cloned().collect(),
-            head: request.method() == Method::HEAD,
+            unread: request.method() == Method::HEAD
+                || request.headers().contains_key(header::IF_NONE_MATCH),
         }
     }
 
@@ -161,7 +162,7 @@ impl Pull for Asked {
         digest: &Digest,
     ) -> Result<Arc<dyn Blob>, RegistryError> {
         let found = match self.place(repo, ErrorCode::BlobUnknown) {
-            Ok(repo) if self.head => self.shim.blob_head(&repo, digest).await,
+            Ok(repo) if self.unread => self.shim.blob_unread(&repo, digest).await,
             Ok(repo) => self.shim.blob(&repo, digest).await,
             Err(error) => Err(error),
         };

@@ -441,6 +441,29 @@ async fn the_empty_blob_and_heads_cost_no_download() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_client_that_has_the_blob_costs_no_download_and_one_that_has_another_gets_it() {
+    let world = World::new().await;
+    let layer = noise(13, MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    let agent = world.agent("agent").await;
+    let ask = async |tag: &str| {
+        let request = agent.http.get(agent.blob_url("team/app", &digest));
+        request.header("if-none-match", tag).send().await.unwrap()
+    };
+    let known = ask(&format!("\"{digest}\"")).await;
+    assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+    assert!(agent.blob_status(&digest).await.is_none());
+    let other = ask("\"another\"").await;
+    assert_eq!(other.status(), StatusCode::OK);
+    assert!(other.bytes().await.unwrap() == layer);
+    let absent = Digest::sha256_of(b"nothing");
+    let request = agent.http.get(agent.blob_url("team/app", &absent));
+    let absent = request.header("if-none-match", "*").send().await.unwrap();
+    assert_eq!(absent.status(), StatusCode::NOT_FOUND);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn accept_is_passed_on_as_the_client_said_it() {
     let world = World::new().await;
     world.image("team/app", "v1", &[noise(11, 10)]).await;
