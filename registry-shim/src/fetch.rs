@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use leecher::content::Content;
 use leecher::store::StoreError;
-use leecher::{Torrent, TorrentError};
+use leecher::{Torrent, TorrentError, TorrentStatus};
 use oci::{BlobError, Digest, ErrorCode, RegistryError};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -338,10 +338,9 @@ impl Fetch {
         if connected && quiet < around.patience.stall * STALLS_CONNECTED {
             return false;
         }
-        let note = status.and_then(|status| status.note).unwrap_or_default();
-        let gap = if note.is_empty() { "" } else { ": " };
+        let why = status.as_ref().map(why_it_waits).unwrap_or_default();
         let message = format!(
-            "{} is waiting: no peer and no web seed sent a byte for {} s{gap}{note}. \
+            "{} is waiting: no peer and no web seed sent a byte for {} s{why}. \
              The download goes on; try again",
             self.digest,
             quiet.as_secs()
@@ -358,6 +357,12 @@ impl Fetch {
             running
         });
         true
+    }
+
+    /// What the engine says of it, for the end of a sentence.
+    pub(crate) async fn why_it_waits(&self) -> String {
+        let status = self.torrent.status().await;
+        status.as_ref().map(why_it_waits).unwrap_or_default()
     }
 
     fn resume(&self) {
@@ -457,6 +462,16 @@ impl Drop for Reading {
     fn drop(&mut self) {
         self.0.readers.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// All that the engine knows of it: that no peer is connected hides that those who were sent bytes
+/// that were wrong.
+fn why_it_waits(status: &TorrentStatus) -> String {
+    let note = status.note.iter().map(|note| format!(": {note}"));
+    let wasted = Some(status.transfer.wasted).filter(|wasted| *wasted > 0);
+    let wasted = wasted
+        .map(|bytes| format!("; {bytes} bytes came and were thrown away, wrong or here already"));
+    note.chain(wasted).collect()
 }
 
 /// Where the first gap is, everything before `from` being verified.

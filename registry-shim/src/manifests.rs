@@ -278,11 +278,15 @@ impl Shim {
                 Here::Growing(_, fetch) => fetch.stored().await,
             }
         };
-        let late = |_| {
-            let message = format!("cannot fetch the manifest {digest} from its peers in time");
-            Err(RegistryError::new(ErrorCode::Unavailable, message))
+        let Ok(fetched) = timeout_at(deadline, fetched).await else {
+            let why = match self.fetch_of(digest) {
+                Some(fetch) => fetch.why_it_waits().await,
+                None => String::new(),
+            };
+            let message = format!("cannot fetch {digest} from its peers in time{why}");
+            return Err(RegistryError::new(ErrorCode::Unavailable, message));
         };
-        timeout_at(deadline, fetched).await.unwrap_or_else(late)?;
+        fetched?;
         let manifest = self.local_manifest(digest).await.ok_or_else(|| {
             let message = format!("{digest} came from its peers and is no manifest");
             RegistryError::new(ErrorCode::ManifestInvalid, message)

@@ -305,6 +305,31 @@ async fn a_stalled_body_is_cut_the_retry_hears_why_and_a_later_one_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_waits_for_a_source_of_bad_bytes_is_told_that_they_were_bad() {
+    let world = World::new().await;
+    let layer = noise(48, MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    // The right torrent, seeded from a file that is not what it was.
+    world.origin.seed(&noise(49, MIB), &info_of(&layer)).await;
+    world.origin.table.no_web_seed.store(true, Ordering::SeqCst);
+    let agent = world.agent("agent").await;
+    let told = async {
+        loop {
+            let response = agent.blob("team/app", &digest).await;
+            if response.status() != StatusCode::OK {
+                return error_code(response).await;
+            }
+            let cut = response.bytes().await;
+            assert!(cut.is_err(), "a body of bad bytes ended well");
+        }
+    };
+    let (status, _, message) = timeout(DEADLINE, told).await.unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(message.contains("thrown away"), "{message}");
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_end_of_content_with_a_wrong_digest_never_goes_out() {
     let world = World::new().await;
     let layer = noise(7, 2 * MIB);
