@@ -6,8 +6,9 @@
 //!
 //! Invariants: one download per digest, however many ask; headers of a blob go out as soon as
 //! its length is known; a body carries verified bytes only, and its last bytes wait for the
-//! digest of the whole; a tag is never answered from memory while an origin can be reached;
-//! nothing that is being read or downloaded is evicted. A push is never accepted.
+//! digest of the whole; a tag is answered from memory only while an origin that may have moved it
+//! does not answer; an image of one registry is never given for another's; nothing that is being
+//! read or downloaded is evicted. A push is never accepted.
 
 pub mod agent;
 mod api;
