@@ -36,6 +36,9 @@ impl Namespaces {
         for herd in &config.herds {
             own.insert(herd.name());
             own.extend(herd.registry.host_str().map(str::to_owned));
+            // On the herd's own host images are pushed to, and named by, `localhost`.
+            let port = herd.registry.port_or_known_default();
+            own.extend(port.map(|port| format!("localhost:{port}")));
         }
         // Another port of this host is another registry.
         let listens = match registry.ip() {
@@ -92,6 +95,7 @@ mod tests {
             Some("127.0.0.1:16000"),
             Some("10.0.2.1:16000"),
             Some("localhost"),
+            Some("localhost:15000"),
         ] {
             assert_eq!(place(own).as_deref(), Some("team/app"), "{own:?}");
         }
