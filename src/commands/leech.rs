@@ -253,6 +253,13 @@ async fn transfer(
             }
         }
         bar.finish_and_clear();
+        let path = args.output.join(&name);
+        if let Err(error) = path.symlink_metadata() {
+            let what = path.display();
+            return Err(Failure::new(format!(
+                "{what} was removed while it was fetched: {error}"
+            )));
+        }
     }
     finished(args, &name, length, missing.then(|| began.elapsed()));
     if args.seed {
