@@ -103,6 +103,7 @@ pub(crate) struct Metrics {
     malformed: AtomicU64,
     connections: AtomicU64,
     connections_refused: AtomicU64,
+    saves_failed: AtomicU64,
 }
 
 /// What the tables hold when the numbers are asked for.
@@ -176,6 +177,16 @@ impl Metrics {
         );
     }
 
+    /// The registrations could not be saved.
+    pub(crate) fn save_failed(&self) {
+        add(&self.saves_failed, 1);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn reply_bytes(&self) -> u64 {
+        read(&self.reply_bytes)
+    }
+
     /// Writes everything in the OpenMetrics text format.
     pub(crate) fn encode(&self, held: Held) -> Result<String, fmt::Error> {
         let mut registry = prometheus_client::registry::Registry::with_prefix("swell_tracker");
@@ -226,7 +237,7 @@ impl Numbers {
         let bounds = BUCKETS
             .iter()
             .map(|micros| *micros as f64 / 1e6)
-            .chain([f64::MAX]);
+            .chain([f64::INFINITY]);
         let counts = metrics.seconds.buckets.iter().map(read);
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         Self {
@@ -278,6 +289,11 @@ impl Metrics {
                 "connections_refused",
                 "Connections closed because too many were open",
                 read(&self.connections_refused),
+            ),
+            (
+                "cache_saves_failed",
+                "Times the registrations could not be saved",
+                read(&self.saves_failed),
             ),
         ]
     }

@@ -299,6 +299,8 @@ async fn the_routes_for_people() {
         "swell_tracker_peers{kind=\"leecher\"} 1",
         "swell_tracker_swarms 1",
         "swell_tracker_announce_seconds_count 3",
+        "swell_tracker_announce_seconds_bucket{le=\"+Inf\"} 3",
+        "swell_tracker_cache_saves_failed_total 0",
         "# EOF",
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} in\n{metrics}");

@@ -8,11 +8,12 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use torrents::announce::{AnnounceReply, AnnounceRequest, encode_failure, encode_scrape};
-use torrents::announce::{QueryError, scrape_hashes};
+use torrents::announce::{
+    AnnounceReply, AnnounceRequest, encode_failure, encode_scrape, scrape_hashes,
+};
 
 use super::head::{self, Head, Manner, Route};
-use crate::metrics::{Metrics, Outcome};
+use crate::metrics::Outcome;
 use crate::service::Service;
 use crate::swarms::{Refusal, Told};
 
@@ -162,32 +163,28 @@ pub(crate) fn announce(
 
 /// Answers a scrape into `body`.
 pub(crate) fn scrape(service: &Service, source: IpAddr, query: &[u8], body: &mut Vec<u8>) {
-    let refused = |metrics: &Metrics, reason: &str, body: &mut Vec<u8>| {
-        metrics.scrape(0, body.len());
-        encode_failure(reason, None, body);
-    };
-    if service
-        .table
-        .asks_too_much(service.now(Instant::now()), source)
-    {
+    let hashes = scraped(service, source, query, body);
+    service.metrics.scrape(hashes, body.len());
+}
+
+/// Returns for how many hashes it answers: none when the scrape is refused.
+fn scraped(service: &Service, source: IpAddr, query: &[u8], body: &mut Vec<u8>) -> usize {
+    let now = service.now(Instant::now());
+    if service.table.asks_too_much(now, source) {
         let slow_down = Refusal::TooFast;
-        service.metrics.scrape(0, body.len());
-        return encode_failure(&slow_down.to_string(), slow_down.retry_in(), body);
+        encode_failure(&slow_down.to_string(), slow_down.retry_in(), body);
+        return 0;
     }
-    match scrape_hashes(query, service.limits.scrape) {
-        Ok(hashes) if hashes.is_empty() => {
-            refused(
-                &service.metrics,
-                "full scrape refused: name the torrents by info_hash",
-                body,
-            );
-        }
-        Ok(hashes) => {
+    let refused = match scrape_hashes(query, service.limits.scrape) {
+        Ok(hashes) if !hashes.is_empty() => {
             encode_scrape(&service.table.scrape(&hashes), body);
-            service.metrics.scrape(hashes.len(), body.len());
+            return hashes.len();
         }
-        Err(error) => refused(&service.metrics, &QueryError::to_string(&error), body),
-    }
+        Ok(_) => "full scrape refused: name the torrents by info_hash".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    encode_failure(&refused, None, body);
+    0
 }
 
 fn write_head(output: &mut Vec<u8>, manner: Manner<'_>, length: usize) {

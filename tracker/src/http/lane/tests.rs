@@ -8,6 +8,7 @@ use rand::{Rng, RngExt, SeedableRng};
 
 use super::*;
 use crate::config::{Config, Mode};
+use crate::metrics::Metrics;
 use crate::table::Table;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
@@ -145,6 +146,18 @@ fn damaged_requests_are_answered_or_refused_and_leave_nothing_behind() {
     let totals = service.table.totals();
     assert!(totals.swarms <= 100 && totals.peers <= 500, "{totals:?}");
     assert!(buffers.output.capacity() < 1 << 20 && buffers.body.capacity() < 1 << 20);
+}
+
+#[test]
+fn the_bytes_of_a_refused_scrape_are_counted() {
+    let service = service();
+    for query in [&b""[..], b"info_hash=short"] {
+        let before = service.metrics.reply_bytes();
+        let mut body = Vec::new();
+        scrape(&service, CLIENT, query, &mut body);
+        assert!(body.starts_with(b"d14:failure reason"));
+        assert_eq!(service.metrics.reply_bytes() - before, body.len() as u64);
+    }
 }
 
 #[test]
