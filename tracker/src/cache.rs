@@ -15,7 +15,7 @@ use torrents::register::{Registration, is_label};
 use torrents::{InfoHash, PeerId};
 
 use crate::moment::Moment;
-use crate::registrations::{Effect, Registrations, Rejected, Slot};
+use crate::registrations::{Effect, Entry, Registrations, Rejected, Slot};
 
 const FILE: &str = "registrations.jsonl";
 const FORMAT: u32 = 1;
@@ -51,6 +51,9 @@ enum Line {
         #[serde(with = "hex::serde")]
         id: [u8; 20],
         peers: Vec<SocketAddr>,
+        /// Its lease had ended, or another had its address.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        asleep: bool,
     },
     Swarm {
         info_hash: InfoHash,
@@ -62,45 +65,68 @@ enum Line {
     },
 }
 
-/// Writes all registrations beside the old file, then puts them in its place.
-pub(crate) fn save(directory: &Path, text: &[u8]) -> Result<(), CacheError> {
-    let path = directory.join(FILE);
-    let beside = directory.join(format!("{FILE}.new"));
-    let written = (|| {
-        let mut file = BufWriter::new(fs::File::create(&beside)?);
-        file.write_all(text)?;
-        file.into_inner()?.sync_data()?;
-        fs::rename(&beside, &path)
-    })();
-    written.map_err(|error| CacheError::File { path, error })
+/// All registrations at one time. Taking it costs no more than counting references, so that the
+/// registrations are not locked while they are written.
+pub(crate) struct Snapshot {
+    changes: u64,
+    origins: Vec<Line>,
+    swarms: Vec<(InfoHash, Entry)>,
 }
 
-/// The registrations as the file's text.
-pub(crate) fn encode(registrations: &Registrations) -> Vec<u8> {
-    let mut text = Vec::new();
-    let mut push = |line: &Line| {
-        serde_json::to_writer(&mut text, line).expect("these lines have a JSON form");
-        text.push(b'\n');
-    };
-    push(&Line::Format { format: FORMAT });
-    for origin in registrations.origins() {
-        let (number, id) = (origin.slot, origin.id.0);
-        push(&Line::Origin {
-            number,
-            id,
+impl Snapshot {
+    pub(crate) fn of(registrations: &Registrations) -> Self {
+        let origins = registrations.origins().map(|origin| Line::Origin {
+            number: origin.slot,
+            id: origin.id.0,
             peers: origin.addrs.to_vec(),
+            asleep: !origin.awake,
         });
+        let swarms = registrations.iter();
+        Self {
+            changes: registrations.changes(),
+            origins: origins.collect(),
+            swarms: swarms.map(|(hash, entry)| (*hash, entry.clone())).collect(),
+        }
     }
-    for (info_hash, entry) in registrations.iter() {
-        push(&Line::Swarm {
-            info_hash: *info_hash,
-            label: entry.label.to_string(),
-            length: entry.length,
-            names: entry.names.iter().map(ToString::to_string).collect(),
-            origins: entry.holders().collect(),
-        });
+
+    /// What `Registrations::changes` was.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
-    text
+
+    /// Writes it beside the old file, then puts it in its place.
+    pub(crate) fn save(&self, directory: &Path) -> Result<(), CacheError> {
+        let path = directory.join(FILE);
+        let beside = directory.join(format!("{FILE}.new"));
+        let written = (|| {
+            let mut file = BufWriter::new(fs::File::create(&beside)?);
+            self.write(&mut file)?;
+            file.into_inner()?.sync_data()?;
+            fs::rename(&beside, &path)
+        })();
+        written.map_err(|error| CacheError::File { path, error })
+    }
+
+    fn write(&self, mut file: impl Write) -> io::Result<()> {
+        let mut push = |line: &Line| {
+            serde_json::to_writer(&mut file, line)?;
+            file.write_all(b"\n")
+        };
+        push(&Line::Format { format: FORMAT })?;
+        for origin in &self.origins {
+            push(origin)?;
+        }
+        for (info_hash, entry) in &self.swarms {
+            push(&Line::Swarm {
+                info_hash: *info_hash,
+                label: entry.label.to_string(),
+                length: entry.length,
+                names: entry.names.iter().map(ToString::to_string).collect(),
+                origins: entry.holders().collect(),
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads what an earlier tracker saved; nothing when there is no file. What was read before a
@@ -169,10 +195,16 @@ impl Restoring<'_> {
     fn take(&mut self, line: Line) -> Result<(), Rejected> {
         match line {
             Line::Format { .. } => {}
-            Line::Origin { number, id, peers } => {
+            Line::Origin {
+                number,
+                id,
+                peers,
+                asleep,
+            } => {
+                let id = PeerId(id);
                 let slot = self
                     .registrations
-                    .restore_origin(self.now, PeerId(id), &peers)?;
+                    .restore_origin(self.now, id, &peers, !asleep)?;
                 self.slots.insert(number, slot);
             }
             Line::Swarm { label, .. } if !is_label(&label) => {}

@@ -17,6 +17,7 @@ mod deny;
 mod endpoint;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod housekeeping;
 mod http;
 mod inspect;
 mod limiter;

@@ -5,9 +5,10 @@
 //! has been in it for the retention time.
 //!
 //! ```text
-//!   origin:   awake ──lease ends──▶ asleep ──retention──▶ forgotten
-//!               ▲                     │
-//!               └────any request──────┘         (asleep: not handed out, nothing lost)
+//!   origin:   awake ──lease ends, or another takes its address──▶ asleep ──retention──▶ forgotten
+//!               ▲                                                   │
+//!               └────any request────────────────────────────────────┘
+//!                                               (asleep: not handed out, nothing lost)
 //!
 //!   entry:    held ──last holder withdraws, is forgotten, or does not confirm──▶ orphan
 //!               ▲                                                                 │
@@ -16,9 +17,12 @@
 //!
 //! Entries read from the cache are unconfirmed: their origin has one lease to repeat them.
 //!
+//! Invariant: an address is one origin's. A process that starts anew has a new id and the old
+//! address; whoever claims an address last, has it.
+//!
 //! Never: a peer of a swarm, a file, a clock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +34,10 @@ use torrents::{InfoHash, PeerId};
 use crate::moment::Moment;
 pub(crate) use crate::swarms::Slot;
 use crate::swarms::{OriginSeed, OriginTable};
+
+/// Swarms found by one label. Origins that disagree on the piece length make two or three; what
+/// is registered beyond this is served, and the longest known is no longer looked up.
+const ALIKE: usize = 16;
 
 /// What bounds the registrations.
 #[derive(Debug, Clone)]
@@ -63,7 +71,8 @@ pub(crate) enum Effect {
 pub(crate) struct Entry {
     pub(crate) label: Arc<str>,
     pub(crate) length: u64,
-    pub(crate) names: Box<[Box<str>]>,
+    /// Shared with whoever writes the cache.
+    pub(crate) names: Arc<[Box<str>]>,
     holders: SmallVec<[Holder; 2]>,
     /// When it may be dropped, while nobody holds it.
     orphaned: Option<Moment>,
@@ -103,10 +112,11 @@ pub(crate) struct Registrations {
     origins: Vec<Option<Origin>>,
     by_id: HashMap<PeerId, Slot>,
     entries: HashMap<InfoHash, Entry>,
-    /// Usually one; more when origins disagree on the piece length.
+    /// Usually one each; `ALIKE` at most, the latest last.
     labels: HashMap<Arc<str>, SmallVec<[InfoHash; 1]>>,
-    /// Oldest first: when each may be dropped.
-    orphans: VecDeque<(Moment, InfoHash)>,
+    /// When each may be dropped. Those adopted again leave at once: an origin that withdraws and
+    /// registers in turn must not pile them up.
+    orphans: BTreeSet<(Moment, InfoHash)>,
     /// Grows with every change worth caching.
     changes: u64,
 }
@@ -119,7 +129,7 @@ impl Registrations {
             by_id: HashMap::new(),
             entries: HashMap::new(),
             labels: HashMap::new(),
-            orphans: VecDeque::new(),
+            orphans: BTreeSet::new(),
             changes: 0,
         }
     }
@@ -209,17 +219,27 @@ impl Registrations {
         Ok((self.held(slot), changed))
     }
 
-    /// Takes in an origin the cache remembers; it has one lease to confirm what it held.
+    /// Takes in an origin the cache remembers; it has one lease to confirm what it held. One
+    /// that was asleep stays so until it is heard.
     pub(crate) fn restore_origin(
         &mut self,
         now: Moment,
         id: PeerId,
         addrs: &[SocketAddr],
+        awake: bool,
     ) -> Result<Slot, Rejected> {
-        let (slot, _) = self.renew(now, id, addrs)?;
         let until = now.plus(self.bounds.lease);
+        let slot = if awake {
+            self.renew(now, id, addrs)?.0
+        } else {
+            self.slot_of(id)?
+        };
         if let Some(origin) = self.origin_mut(slot) {
             origin.probation = Some(until);
+            if !awake {
+                origin.lease_ends = until;
+                origin.addrs = SmallVec::from_slice(addrs);
+            }
         }
         Ok(slot)
     }
@@ -258,6 +278,7 @@ impl Registrations {
             };
             if origin.awake && origin.lease_ends <= now {
                 origin.awake = false;
+                self.changes += 1;
                 changed = true;
             }
             let forgotten = origin.lease_ends.plus(self.bounds.retention) <= now;
@@ -279,21 +300,11 @@ impl Registrations {
     /// empty and keeps the others.
     pub(crate) fn due_orphans(&mut self, now: Moment, most: usize) -> Vec<InfoHash> {
         let mut due = Vec::new();
-        while due.len() < most {
-            match self.orphans.front() {
-                Some((at, _)) if *at <= now => {}
-                _ => break,
-            }
-            let Some((at, info_hash)) = self.orphans.pop_front() else {
-                break;
-            };
-            if self
-                .entries
-                .get(&info_hash)
-                .is_some_and(|entry| entry.orphaned == Some(at))
-            {
-                due.push(info_hash);
-            }
+        while due.len() < most
+            && self.orphans.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, info_hash)) = self.orphans.pop_first()
+        {
+            due.push(info_hash);
         }
         due
     }
@@ -306,6 +317,9 @@ impl Registrations {
     /// Nobody holds it and nobody is in it.
     pub(crate) fn drop_orphan(&mut self, info_hash: &InfoHash) {
         if let Some(entry) = self.entries.remove(info_hash) {
+            if let Some(due) = entry.orphaned {
+                self.orphans.remove(&(due, *info_hash));
+            }
             self.unlabel(&entry.label, info_hash);
             self.changes += 1;
         }
@@ -335,20 +349,40 @@ impl Registrations {
         addrs: &[SocketAddr],
     ) -> Result<(Slot, bool), Rejected> {
         let lease_ends = now.plus(self.bounds.lease);
-        let slot = match self.by_id.get(&id) {
-            Some(slot) => *slot,
-            None => self.new_origin(id)?,
-        };
+        let slot = self.slot_of(id)?;
         let Some(origin) = self.origin_mut(slot) else {
             return Err(Rejected::Origins);
         };
         let moved = origin.addrs.as_slice() != addrs;
-        let changed = !origin.awake || moved;
-        origin.awake = true;
-        origin.lease_ends = lease_ends;
-        origin.addrs = SmallVec::from_slice(addrs);
-        self.changes += u64::from(moved);
+        // Without an address there is nothing to hand out.
+        let awake = !addrs.is_empty();
+        let changed = origin.awake != awake || moved;
+        origin.awake = awake;
+        // News of another tracker may come late: they do not take time away.
+        origin.lease_ends = origin.lease_ends.max(lease_ends);
+        if moved {
+            origin.addrs = SmallVec::from_slice(addrs);
+            self.take_addrs(slot, addrs);
+        }
+        self.changes += u64::from(changed);
         Ok((slot, changed))
+    }
+
+    /// Takes addresses from every other origin: an earlier life of `owner`, most often.
+    fn take_addrs(&mut self, owner: Slot, addrs: &[SocketAddr]) {
+        for (slot, origin) in self.origins.iter_mut().enumerate() {
+            if let Some(origin) = origin.as_mut().filter(|_| slot != usize::from(owner)) {
+                origin.addrs.retain(|addr| !addrs.contains(addr));
+                origin.awake &= !origin.addrs.is_empty();
+            }
+        }
+    }
+
+    fn slot_of(&mut self, id: PeerId) -> Result<Slot, Rejected> {
+        match self.by_id.get(&id) {
+            Some(slot) => Ok(*slot),
+            None => self.new_origin(id),
+        }
     }
 
     fn new_origin(&mut self, id: PeerId) -> Result<Slot, Rejected> {
@@ -417,7 +451,11 @@ impl Registrations {
                 self.entries.insert(info_hash, entry);
             }
         }
-        self.labels.entry(label).or_default().push(info_hash);
+        let alike = self.labels.entry(label).or_default();
+        if alike.len() == ALIKE {
+            alike.remove(0);
+        }
+        alike.push(info_hash);
     }
 
     fn unlabel(&mut self, label: &Arc<str>, info_hash: &InfoHash) {
@@ -433,7 +471,9 @@ impl Registrations {
         let Some(entry) = self.entries.get_mut(&info_hash) else {
             return;
         };
-        entry.orphaned = None;
+        if let Some(due) = entry.orphaned.take() {
+            self.orphans.remove(&(due, info_hash));
+        }
         match entry.holders.iter_mut().find(|holder| holder.slot == slot) {
             Some(holder) => holder.confirmed |= confirmed,
             None => {
@@ -487,8 +527,10 @@ impl Registrations {
     fn orphan(&mut self, now: Moment, info_hash: InfoHash) {
         let due = now.plus(self.bounds.retention);
         if let Some(entry) = self.entries.get_mut(&info_hash) {
-            entry.orphaned = Some(due);
-            self.orphans.push_back((due, info_hash));
+            if let Some(before) = entry.orphaned.replace(due) {
+                self.orphans.remove(&(before, info_hash));
+            }
+            self.orphans.insert((due, info_hash));
         }
     }
 
@@ -519,7 +561,9 @@ impl Registrations {
         let mut held = vec![0; self.origins.len()];
         for (info_hash, entry) in &self.entries {
             assert_eq!(entry.holders.is_empty(), entry.orphaned.is_some());
-            assert!(self.labels[&entry.label].contains(info_hash));
+            if let Some(due) = entry.orphaned {
+                assert!(self.orphans.contains(&(due, *info_hash)));
+            }
             for holder in &entry.holders {
                 held[usize::from(holder.slot)] += 1;
             }
@@ -527,8 +571,19 @@ impl Registrations {
         for (slot, origin) in self.origins.iter().enumerate() {
             assert_eq!(origin.as_ref().map_or(0, |origin| origin.held), held[slot]);
         }
-        let labelled: usize = self.labels.values().map(SmallVec::len).sum();
-        assert_eq!(labelled, self.entries.len());
+        for (label, alike) in &self.labels {
+            assert!((1..=ALIKE).contains(&alike.len()));
+            assert!(alike.iter().all(|hash| self.entries[hash].label == *label));
+        }
+        let orphaned = self
+            .entries
+            .values()
+            .filter(|entry| entry.orphaned.is_some());
+        assert_eq!(self.orphans.len(), orphaned.count());
+        let awake = self.origins.iter().flatten().filter(|origin| origin.awake);
+        let mut addrs: Vec<_> = awake.flat_map(|origin| &origin.addrs).collect();
+        addrs.sort_unstable();
+        assert!(addrs.windows(2).all(|pair| pair[0] != pair[1]));
         assert_eq!(self.by_id.len(), self.origins.iter().flatten().count());
     }
 }

@@ -1,20 +1,19 @@
-//! A running tracker: its listeners, its housekeeping, its end.
+//! A running tracker: its listeners, its tasks, its end.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rand::RngExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use torrents::InfoHash;
 
-use crate::cache::{self, CacheError};
+use crate::cache;
 use crate::config::Config;
-use crate::deny::{DenyError, DenyFile};
+use crate::deny::DenyError;
+use crate::housekeeping::{Denying, Household, housekeeping_task};
 use crate::http::accept::{Open, accept_task, bind};
 use crate::http::connection::Serving;
 use crate::http::routes::Routes;
@@ -23,12 +22,6 @@ use crate::moment::Moment;
 use crate::service::Service;
 use crate::shared::Shared;
 use crate::table::Table;
-
-/// How often expired peers and lapsed leases are looked for.
-const TICK: Duration = Duration::from_secs(1);
-
-/// Ticks between two looks at whether the cache must be written again.
-const TICKS_PER_SAVE: u32 = 5;
 
 /// Why a tracker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -97,11 +90,7 @@ impl Tracker {
         if let Some(directory) = config.data.clone() {
             prepare(&service, directory).await?;
         }
-        let mut denying = Denying {
-            always: config.denied.clone(),
-            file: config.deny_list.clone().map(DenyFile::new),
-        };
-        denying = denying.started(&service).await?;
+        let denying = Denying::new(&config).started(&service).await?;
         if let (Some(shared), Some(url)) = (&mut shared, &config.redis) {
             let caught_up = shared.catch_up(&service).await;
             caught_up.map_err(|error| TrackerError::redis(url, error))?;
@@ -114,9 +103,9 @@ impl Tracker {
             routes,
             shutdown: shutdown.clone(),
         };
-        let directory = config.data.clone();
         let sharing = shared.map(|shared| shared.run(Arc::clone(&service), shutdown.clone()));
-        let housekeeping = housekeeping_task(service, directory, denying, shutdown.clone());
+        let household = Household::new(service, denying, config.data.clone());
+        let housekeeping = housekeeping_task(household, Household::keep, shutdown.clone());
         let mut tracker = Self {
             addr,
             tasks: vec![tokio::spawn(housekeeping)],
@@ -137,7 +126,7 @@ impl Tracker {
     }
 
     /// Returns when the tracker has stopped serving, which it does by itself only if a listener
-    /// breaks down.
+    /// or the housekeeping breaks down.
     pub async fn finished(&self) {
         self.shutdown.cancelled().await;
     }
@@ -269,89 +258,4 @@ fn tempfile_probe(directory: &std::path::Path) -> io::Result<()> {
     let probe = directory.join(".writable");
     std::fs::write(&probe, b"")?;
     std::fs::remove_file(probe)
-}
-
-/// What is denied: always, and as long as a file says so.
-struct Denying {
-    always: HashSet<InfoHash>,
-    file: Option<DenyFile>,
-}
-
-impl Denying {
-    /// The first reading, which must succeed.
-    async fn started(mut self, service: &Arc<Service>) -> Result<Self, TrackerError> {
-        let service = Arc::clone(service);
-        let read = tokio::task::spawn_blocking(move || self.follow(&service).map(|()| self));
-        let read = read
-            .await
-            .map_err(|join| TrackerError::Thread(io::Error::other(join)))?;
-        Ok(read?)
-    }
-
-    /// Puts the list in force if it changed.
-    fn follow(&mut self, service: &Service) -> Result<(), DenyError> {
-        let Some(read) = self.file.as_mut().and_then(DenyFile::changed) else {
-            return Ok(());
-        };
-        let mut hashes = read?;
-        tracing::info!(torrents = hashes.len(), "deny list read");
-        hashes.extend(&self.always);
-        service.table.deny(hashes);
-        Ok(())
-    }
-}
-
-/// Forgets what expired, once a second, and keeps the cache and the deny list up to date.
-async fn housekeeping_task(
-    service: Arc<Service>,
-    directory: Option<PathBuf>,
-    mut denying: Denying,
-    shutdown: CancellationToken,
-) {
-    let mut saved = service.table.registrations().changes();
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for tick in 1_u32.. {
-        let last = tokio::select! {
-            _ = ticks.tick() => false,
-            () = shutdown.cancelled() => true,
-        };
-        let directory = directory
-            .clone()
-            .filter(|_| last || tick % TICKS_PER_SAVE == 0);
-        let service = Arc::clone(&service);
-        let work = tokio::task::spawn_blocking(move || {
-            service.table.tick(service.now(Instant::now()));
-            if let Err(error) = denying.follow(&service) {
-                tracing::warn!(%error, "the deny list stays as it was");
-            }
-            let saving = directory.map_or(Ok(saved), |directory| save(&service, &directory, saved));
-            (denying, saving)
-        });
-        let saving;
-        (denying, saving) = match work.await {
-            Ok(done) => done,
-            Err(_) => return,
-        };
-        match saving {
-            Ok(changes) => saved = changes,
-            Err(error) => tracing::warn!(%error, "registrations are not saved"),
-        }
-        if last {
-            return;
-        }
-    }
-}
-
-/// Saves the registrations if they changed since; returns what is saved now.
-fn save(service: &Service, directory: &std::path::Path, saved: u64) -> Result<u64, CacheError> {
-    let registrations = service.table.registrations();
-    let changes = registrations.changes();
-    if changes == saved {
-        return Ok(saved);
-    }
-    let text = cache::encode(&registrations);
-    drop(registrations);
-    cache::save(directory, &text)?;
-    Ok(changes)
 }

@@ -93,6 +93,96 @@ fn a_changed_address_reaches_the_table() {
     assert_eq!(table[0].as_ref().unwrap().addrs.as_slice(), moved.peers);
 }
 
+/// A batch of an origin that took the place of another.
+fn in_the_place_of(other: u8, request: RegisterRequest) -> RegisterRequest {
+    RegisterRequest {
+        peers: batch(other, &[], &[]).peers,
+        ..request
+    }
+}
+
+#[test]
+fn an_origin_that_starts_anew_takes_its_address_along() {
+    let mut all = fresh();
+    register(&mut all, 0, &batch(1, &[1], &[]));
+    let before = all.changes();
+    let again = in_the_place_of(1, batch(2, &[1], &[]));
+    assert_eq!(register(&mut all, 10, &again), (1, true));
+    assert!(all.changes() > before);
+    assert_eq!(all.awake(), 1, "not handed out twice");
+    assert!(all.table()[0].is_none());
+    assert_eq!(register(&mut all, 35, &again), (1, false));
+    // One that has another address too keeps that.
+    let mut two = batch(3, &[], &[]);
+    two.peers.push("10.9.9.9:1".parse().unwrap());
+    register(&mut all, 40, &two);
+    register(&mut all, 41, &in_the_place_of(3, batch(4, &[], &[])));
+    let left = all.table()[2].clone().unwrap();
+    assert_eq!(left.addrs.as_slice(), &two.peers[1..]);
+    // Should the first live after all, it takes it back.
+    assert_eq!(register(&mut all, 50, &batch(1, &[], &[])), (1, true));
+    assert_eq!(
+        (all.table()[0].is_some(), all.table()[1].is_some()),
+        (true, false)
+    );
+}
+
+#[test]
+fn an_origin_without_an_address_holds_and_is_not_handed_out() {
+    let mut all = fresh();
+    let mut silent = batch(1, &[1], &[]);
+    silent.peers.clear();
+    assert_eq!(register(&mut all, 0, &silent), (1, false));
+    assert!(all.table()[0].is_none());
+}
+
+#[test]
+fn who_was_asleep_before_the_restart_sleeps_on() {
+    let mut all = fresh();
+    let peers = batch(1, &[], &[]).peers;
+    let id = PeerId([1; 20]);
+    let slot = all.restore_origin(at(0), id, &peers, false).unwrap();
+    let restored = all.restore_entry(at(0), &entry(1, "sha256:1"), &[slot], &mut Vec::new());
+    restored.unwrap();
+    all.check_invariant();
+    assert!(all.table()[0].is_none());
+    assert_eq!(all.origins().next().unwrap().addrs, peers);
+    assert_eq!(tick(&mut all, 1), (false, vec![]));
+    let before = all.changes();
+    assert_eq!(register(&mut all, 2, &batch(1, &[1], &[])), (1, true));
+    assert!(all.table()[0].is_some());
+    assert!(all.changes() > before, "worth saving");
+    let before = all.changes();
+    tick(&mut all, 2 + LEASE);
+    assert!(all.changes() > before, "and so is falling asleep");
+}
+
+#[test]
+fn what_is_withdrawn_and_registered_in_turn_does_not_pile_up() {
+    let mut all = fresh();
+    for now in 0..1_000 {
+        register(&mut all, now, &batch(1, &[1, 2], &[1, 2]));
+    }
+    assert!(all.orphans.is_empty());
+    register(&mut all, 1_000, &batch(1, &[], &[1]));
+    assert_eq!(all.orphans.len(), 1);
+}
+
+#[test]
+fn swarms_under_one_label_are_bounded_and_the_latest_is_found() {
+    let mut all = fresh();
+    for n in 0..100 {
+        let mut request = batch(1, &[], &[]);
+        request.add.push(entry(n, "sha256:x"));
+        register(&mut all, 0, &request);
+    }
+    assert_eq!(all.lookup("sha256:x").unwrap().info_hash, hash(99));
+    let all_of_them: Vec<u8> = (0..100).collect();
+    register(&mut all, 0, &batch(1, &[], &all_of_them));
+    drop_due(&mut all, RETENTION);
+    assert_eq!((all.len(), all.labels.len()), (0, 0));
+}
+
 #[test]
 fn an_origin_long_asleep_is_forgotten_and_what_it_held_orphaned() {
     let mut all = fresh();
@@ -149,7 +239,9 @@ fn what_the_cache_said_must_be_confirmed_within_a_lease() {
     let mut all = fresh();
     let mut effects = Vec::new();
     let peers = ["10.0.0.1:15001".parse().unwrap()];
-    let slot = all.restore_origin(at(0), PeerId([1; 20]), &peers).unwrap();
+    let slot = all
+        .restore_origin(at(0), PeerId([1; 20]), &peers, true)
+        .unwrap();
     for n in [1, 2] {
         all.restore_entry(
             at(0),
