@@ -15,6 +15,7 @@ use torrents::announce::encode_failure;
 use torrents::register::{MAX_BODY, RegisterError, RegisterRequest};
 
 use tokio::sync::Semaphore;
+use tokio::time::{Instant as Deadline, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Open;
@@ -28,8 +29,15 @@ use crate::service::Service;
 /// How long an origin may take to send a batch of registrations.
 const BATCH_TIME: Duration = Duration::from_secs(30);
 
+/// Batches of registrations in memory at a time, each up to `MAX_BODY` and its decoded form.
+const BATCHES: usize = 32;
+
 /// Walks over the tables at a time: each takes a thread, and the announces need the cores.
 const WALKS: usize = 4;
+
+/// Looks into the registrations or the totals at a time. Short, but whoever changes the
+/// registrations makes them wait.
+const LOOKS: usize = 4;
 
 /// Who connected, as the listener saw it.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +52,9 @@ struct Face {
     service: Arc<Service>,
     open: Open,
     watchers: Watchers,
+    batches: Arc<Semaphore>,
     walks: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -69,7 +79,9 @@ impl Routes {
                 service,
                 open,
                 watchers,
+                batches: Arc::new(Semaphore::new(BATCHES)),
                 walks: Arc::new(Semaphore::new(WALKS)),
+                looks: Arc::new(Semaphore::new(LOOKS)),
                 shutdown,
             });
         Self(router)
@@ -144,6 +156,8 @@ enum Refused {
     TooLong,
     #[error("registration came too slowly")]
     TooSlow,
+    #[error("too many origins register at this moment")]
+    Busy,
     #[error(transparent)]
     Malformed(#[from] RegisterError),
     #[error(transparent)]
@@ -160,7 +174,7 @@ impl IntoResponse for Refused {
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoom(_) | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut body = Vec::new();
@@ -184,10 +198,17 @@ async fn take_registration(
         face.source(from, &parts.headers),
         &parts.headers,
     )?;
-    let request = RegisterRequest::decode(&read_batch(body).await?)?;
+    let deadline = Deadline::now() + BATCH_TIME;
+    let turn = Arc::clone(&face.batches).acquire_owned();
+    // Never closed, so what ends the wait is the deadline.
+    let Ok(Ok(turn)) = timeout_at(deadline, turn).await else {
+        return Err(Refused::Busy);
+    };
+    let request = RegisterRequest::decode(&read_batch(body, deadline).await?)?;
     let service = Arc::clone(&face.service);
     // A full batch keeps the registrations locked for milliseconds: not on this thread.
     let reply = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         service.table.register(service.now(Instant::now()), request)
     });
     let reply = reply.await.map_err(|_| Refused::Internal)??;
@@ -221,21 +242,23 @@ fn same_secret(said: &[u8], secret: &[u8]) -> bool {
     said.len() == secret.len() && std::hint::black_box(differences) == 0
 }
 
-async fn read_batch(body: Body) -> Result<axum::body::Bytes, Refused> {
-    let body = tokio::time::timeout(BATCH_TIME, axum::body::to_bytes(body, MAX_BODY));
+async fn read_batch(body: Body, deadline: Deadline) -> Result<axum::body::Bytes, Refused> {
+    let body = timeout_at(deadline, axum::body::to_bytes(body, MAX_BODY));
     body.await
         .map_err(|_| Refused::TooSlow)?
         .map_err(|_| Refused::TooLong)
 }
 
 async fn lookup(State(face): State<Face>, Path(label): Path<String>) -> Response {
-    match face.service.table.lookup(&label) {
-        Some(reply) => bencoded(reply.encode()),
-        None => (
+    let service = Arc::clone(&face.service);
+    match aside(&face.looks, move || service.table.lookup(&label)).await {
+        Some(Some(reply)) => bencoded(reply.encode()),
+        Some(None) => (
             StatusCode::NOT_FOUND,
             "no swarm is registered under this label",
         )
             .into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
@@ -252,7 +275,10 @@ async fn changes(State(face): State<Face>) -> Response {
 }
 
 async fn metrics(State(face): State<Face>) -> Response {
-    let totals = face.service.table.totals();
+    let service = Arc::clone(&face.service);
+    let Some(totals) = aside(&face.looks, move || service.table.totals()).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
     let held = Held {
         swarms: totals.swarms,
         seeds: totals.seeds,
@@ -296,20 +322,36 @@ async fn swarm(
     answer(&face.walks, view).await
 }
 
-/// Runs a walk over the tables off the threads that answer announces.
+/// What a walk over the tables found, as JSON.
 async fn answer<T: serde::Serialize + Send + 'static>(
-    walks: &Semaphore,
+    walks: &Arc<Semaphore>,
     work: impl FnOnce() -> Option<T> + Send + 'static,
 ) -> Response {
-    // Never closed; whoever waits is one of a bounded number of connections.
-    let _turn = walks.acquire().await;
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Some(found)) => Json(found).into_response(),
-        Ok(None) => (StatusCode::NOT_FOUND, "no such swarm").into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    match aside(walks, work).await {
+        Some(Some(found)) => Json(found).into_response(),
+        Some(None) => (StatusCode::NOT_FOUND, "no such swarm").into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
+}
+
+/// Runs what may wait for a lock off the threads that answer announces, so many at a time;
+/// `None` when it panicked.
+async fn aside<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    // Never closed; whoever waits is one of a bounded number of connections.
+    let turn = Arc::clone(turns).acquire_owned().await.ok()?;
+    let work = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    });
+    work.await.ok()
 }
 
 fn bencoded(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain")], body).into_response()
 }
+
+#[cfg(test)]
+mod tests;
