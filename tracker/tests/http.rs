@@ -121,18 +121,15 @@ async fn long_uris_and_many_headers_are_taken_up_to_a_bound() {
     let answer = get_with(&tracker, &announce(PEER, 6881, "&left=1"), &headers).await;
     assert_eq!(answer.status, 200);
     let endless = announce(PEER, 6881, &format!("&x={}", "y".repeat(20_000)));
+    // More than is read of it: the answer must not be lost to a reset.
     let mut stream = connect(&tracker).await;
-    // It may close before all of it is sent.
-    let _ = stream.write_all(format!("GET {endless}").as_bytes()).await;
+    let request = format!("GET {endless}");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
-        .await
-        .unwrap();
-    assert!(
-        answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "),
-        "{}",
-        printable(&answer)
-    );
+    let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    ended.unwrap().expect("an end, not a reset");
+    let text = printable(&answer);
+    assert!(text.starts_with("HTTP/1.1 431 "), "{text}");
     assert_eq!(get(&tracker, "/health").await.body, b"OK");
     tracker.shutdown().await;
 }
@@ -186,6 +183,28 @@ async fn slow_and_idle_clients_are_cut_off() {
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(PATIENCE, human.read_to_end(&mut rest)).await;
     assert!(ended.is_ok());
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_connection_for_people_rests_and_does_not_drip() {
+    let limits = Limits {
+        request_time: Duration::from_secs(2),
+        idle_time: PATIENCE * 10,
+        ..Limits::default()
+    };
+    let tracker = start(Config { limits, ..open() }).await;
+    let mut stream = connect(&tracker).await;
+    let health = "GET /health HTTP/1.1\r\nHost: t\r\n\r\n";
+    assert_eq!(send(&mut stream, health).await.body, b"OK");
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(send(&mut stream, health).await.body, b"OK");
+    }
+    stream.write_all(b"GET /health HTT").await.unwrap();
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "a head that never ends is cut off");
     tracker.shutdown().await;
 }
 
@@ -338,6 +357,30 @@ async fn several_trackers_in_one_process_and_threads_of_their_own() {
     first.shutdown().await;
     second.shutdown().await;
     start(Config { listen, ..open() }).await.shutdown().await;
+}
+
+#[tokio::test]
+async fn nobody_is_left_waiting_while_it_goes_down() {
+    let limits = Limits {
+        request_time: PATIENCE * 10,
+        ..Limits::default()
+    };
+    let tracker = start(Config { limits, ..open() }).await;
+    let addr = tracker.local_addr();
+    let mut slow = connect(&tracker).await;
+    slow.write_all(b"GET /announce?").await.unwrap();
+    // Once another connection is answered, the slow one has been taken in.
+    get(&tracker, "/health").await;
+    let down = tokio::spawn(tracker.shutdown());
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while tokio::net::TcpStream::connect(addr).await.is_ok() {
+        assert!(tokio::time::Instant::now() < deadline, "it still listens");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!down.is_finished(), "the request under way has its time");
+    drop(slow);
+    let down = tokio::time::timeout(PATIENCE, down).await;
+    down.expect("an end").unwrap();
 }
 
 #[tokio::test]

@@ -107,6 +107,8 @@ pub(crate) async fn accept_task(
             }
         }
     }
+    // Who comes now is refused and goes elsewhere, instead of waiting for what never comes.
+    drop(listener);
     tasks.close();
     tasks.wait().await;
     Ok(())

@@ -9,7 +9,8 @@
 //!   at rest ──bytes──▶ serve ──all sent, keep-alive──▶ at rest
 //!      │                 ├─part of a request──▶ wait for the rest (one deadline)
 //!      │                 ├─other than announce or scrape──▶ general server
-//!      └─idle too long   └─close asked for, or garbage──▶ closed
+//!      │                 └─garbage──▶ refused ─the rest of it dropped──┐
+//!      └─idle too long, or close asked for───────────────────────────▶ closed
 //! ```
 
 use std::cell::RefCell;
@@ -17,9 +18,10 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +33,11 @@ use crate::service::Service;
 
 /// More than this is given back after a burst of pipelining.
 const KEEP_OUTPUT: usize = 256 * 1024;
+
+/// What is read, and for how long, of a client that was refused. Closed with bytes unread, a
+/// socket resets the connection, and the answer is lost on its way.
+const LINGER_BYTES: u64 = 64 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// What every connection is served with.
 #[derive(Clone)]
@@ -118,6 +125,7 @@ pub(crate) async fn connection_task(
         tokio::task::consume_budget().await;
         match step.next {
             Next::Close => return,
+            Next::Refuse => return linger(stream).await,
             Next::HandOver => {
                 return handover::serve(&serving, stream, peer, step.unread).await;
             }
@@ -134,6 +142,17 @@ pub(crate) async fn connection_task(
             }
         }
     }
+}
+
+/// Ends the answer, and closes once the client has read it or had its time.
+async fn linger(mut stream: TcpStream) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let (mut rest, mut nowhere) = (stream.take(LINGER_BYTES), tokio::io::sink());
+    let drained = tokio::io::copy(&mut rest, &mut nowhere);
+    // However it ends: the connection is over.
+    let _ = timeout(LINGER_TIME, drained).await;
 }
 
 /// Waits for bytes until the deadline; at rest the shutdown ends the wait too.

@@ -32,6 +32,8 @@ pub(crate) enum Next {
     Again,
     /// Close.
     Close,
+    /// Close, but let the client read why first: it may still be sending.
+    Refuse,
     /// Let the general server take the connection over, from the unread input on.
     HandOver,
 }
@@ -68,13 +70,13 @@ pub(crate) fn serve(
         match head::read(rest) {
             Head::Partial if rest.len() >= MAX_HEAD => {
                 refuse(&mut buffers.output, "431 Request Header Fields Too Large");
-                return (input.len(), Next::Close);
+                return (input.len(), Next::Refuse);
             }
             Head::Partial => return (used, Next::Read),
             Head::Invalid => {
                 service.metrics.malformed();
                 refuse(&mut buffers.output, "400 Bad Request");
-                return (input.len(), Next::Close);
+                return (input.len(), Next::Refuse);
             }
             Head::Other => return (used, Next::HandOver),
             Head::Tracker {
