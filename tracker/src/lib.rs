@@ -14,6 +14,7 @@ mod asker;
 mod cache;
 mod config;
 mod deny;
+mod descriptors;
 mod endpoint;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

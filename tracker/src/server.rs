@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::cache;
 use crate::config::Config;
 use crate::deny::DenyError;
+use crate::descriptors;
 use crate::housekeeping::{Denying, Household, housekeeping_task};
 use crate::http::accept::{Open, accept_task, bind};
 use crate::http::connection::Serving;
@@ -79,7 +80,8 @@ pub struct Tracker {
 
 impl Tracker {
     /// Binds, loads what an earlier run knew, and returns once announces are answered.
-    pub async fn start(config: Config) -> Result<Self, TrackerError> {
+    pub async fn start(mut config: Config) -> Result<Self, TrackerError> {
+        descriptors::fit(&mut config.limits);
         let listeners = listen(&config)?;
         let addr = listeners
             .first()
