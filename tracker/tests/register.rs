@@ -263,6 +263,22 @@ async fn a_restarted_tracker_is_whole_at_once() {
     assert_eq!(after.held, 199);
     tracker.shutdown().await;
 
+    // Who restarted as well is there once, and stays so over another restart.
+    let tracker = start(config.clone()).await;
+    register(&tracker, &origin(2, &["10.0.0.1:15001"], adds.clone())).await;
+    tracker.shutdown().await;
+    let tracker = start(config.clone()).await;
+    let told = get(&tracker, &announce_of(77, PEER, 6881, "&left=1&compact=0")).await;
+    assert_eq!(told.text().matches("peer id20:").count(), 1, "{told:?}");
+    assert!(told.text().contains(&"<02>".repeat(20)), "{told:?}");
+    let status = api(&tracker, "/api/status").await;
+    let live = status["origins"].as_array().unwrap();
+    assert_eq!(
+        live.iter().filter(|origin| origin["live"] == true).count(),
+        1
+    );
+    tracker.shutdown().await;
+
     // A damaged cache costs the cache, not the start.
     let file = directory.path().join("tracker/registrations.jsonl");
     let text = std::fs::read_to_string(&file).unwrap();
@@ -271,6 +287,30 @@ async fn a_restarted_tracker_is_whole_at_once() {
     assert_eq!(get(&tracker, "/health").await.body, b"OK");
     let reply = register(&tracker, &origin(1, &["10.0.0.1:15001"], adds)).await;
     assert_eq!(reply.held, 200);
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_save_that_fails_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("tracker");
+    let tracker = start(Config {
+        data: Some(data.clone()),
+        ..registered()
+    })
+    .await;
+    std::fs::remove_dir_all(&data).unwrap();
+    let adds = vec![registration(hash(1), "sha256:01")];
+    register(&tracker, &origin(1, &["10.0.0.1:15001"], adds)).await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let metrics = get(&tracker, "/metrics").await.text();
+        if !metrics.contains("swell_tracker_cache_saves_failed_total 0") {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{metrics}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     tracker.shutdown().await;
 }
 
