@@ -85,7 +85,7 @@ pub struct Limits {
     pub peers: usize,
     /// Peers of one swarm in one address family.
     pub peers_per_swarm: usize,
-    /// Peers of one address in one swarm; trusted networks are exempt.
+    /// Peers of one address (IPv6: one /64) in one swarm; trusted networks are exempt.
     pub peers_per_ip: usize,
     /// Peers in a reply when the asker does not say.
     pub numwant_default: usize,
@@ -97,7 +97,7 @@ pub struct Limits {
     pub registrations: usize,
     /// Origins that hold a lease.
     pub origins: usize,
-    /// Connections at a time.
+    /// Connections at a time, as far as the process may open as many files.
     pub connections: usize,
     /// Connections of one address (IPv6: one /64) at a time; trusted networks are exempt.
     pub connections_per_ip: u32,

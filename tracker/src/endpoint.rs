@@ -13,6 +13,9 @@ pub(crate) trait Endpoint: Copy + Eq + Debug {
     fn hash_ip<H: Hasher>(&self, state: &mut H);
     fn hash_port<H: Hasher>(&self, state: &mut H);
     fn same_ip(&self, other: &Self) -> bool;
+    /// Feeds what limits count as one address: an IPv6 host has a whole /64 of them.
+    fn hash_host<H: Hasher>(&self, state: &mut H);
+    fn same_host(&self, other: &Self) -> bool;
     fn is_loopback(&self) -> bool;
     fn put(&self, out: &mut Compact);
 }
@@ -96,6 +99,12 @@ impl Endpoint for V4 {
     fn same_ip(&self, other: &Self) -> bool {
         self.0[..4] == other.0[..4]
     }
+    fn hash_host<H: Hasher>(&self, state: &mut H) {
+        self.hash_ip(state);
+    }
+    fn same_host(&self, other: &Self) -> bool {
+        self.same_ip(other)
+    }
     fn is_loopback(&self) -> bool {
         self.0[0] == 127
     }
@@ -123,6 +132,12 @@ impl Endpoint for V6 {
     }
     fn same_ip(&self, other: &Self) -> bool {
         self.0[..16] == other.0[..16]
+    }
+    fn hash_host<H: Hasher>(&self, state: &mut H) {
+        self.0[..8].hash(state);
+    }
+    fn same_host(&self, other: &Self) -> bool {
+        self.0[..8] == other.0[..8]
     }
     fn is_loopback(&self) -> bool {
         self.ip().is_loopback()

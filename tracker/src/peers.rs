@@ -98,7 +98,7 @@ pub(crate) enum Stored {
 pub(crate) struct Room {
     /// Peers in this list.
     pub(crate) peers: usize,
-    /// Peers of one address, unless exempt.
+    /// Peers of one address (IPv6: one /64), unless exempt.
     pub(crate) per_ip: usize,
     /// Whether the whole tracker takes another peer.
     pub(crate) more: bool,
@@ -401,7 +401,7 @@ impl<E: Endpoint> PeerList<E> {
         }
     }
 
-    /// Evicts the peer of this address that was silent longest when the address has its fill.
+    /// Evicts the peer of this address (IPv6: /64) that was silent longest when it has its fill.
     ///
     /// Peers of one address that is not exempt share a hash, so counting them walks only them,
     /// and the limit bounds the walk.
@@ -413,7 +413,7 @@ impl<E: Endpoint> PeerList<E> {
         let alike = alike.map(|position| *position as usize);
         let mut count = 0;
         let mut silent: Option<usize> = None;
-        for position in alike.filter(|position| self.at[*position].same_ip(&at)) {
+        for position in alike.filter(|position| self.at[*position].same_host(&at)) {
             count += 1;
             let seen = |position: usize| self.peers[position].seen;
             if silent.is_none_or(|silent| seen(position) < seen(silent)) {
@@ -497,9 +497,12 @@ fn hash_id(hasher: &RandomState, id: &PeerId) -> u64 {
 
 fn hash_at<E: Endpoint>(hasher: &RandomState, at: E, flags: Flags) -> u64 {
     let mut state = hasher.build_hasher();
-    at.hash_ip(&mut state);
     if flags.has(Flags::EXEMPT) {
+        // All of it: a fleet is one /64, one port, and nobody's limit bounds a walk over it.
+        at.hash_ip(&mut state);
         at.hash_port(&mut state);
+    } else {
+        at.hash_host(&mut state);
     }
     state.finish()
 }

@@ -392,6 +392,37 @@ fn one_address_cannot_fill_a_swarm() {
 }
 
 #[test]
+fn one_ipv6_network_cannot_fill_a_swarm_but_a_fleet_in_one_may() {
+    let mut shard = open();
+    let many = |shard: &mut Shard, exempt: bool, network: &str| {
+        for n in 0..1_000_u16 {
+            let mut r = request(u8::from(exempt), 6881, 5);
+            r.peer_id.0[..2].copy_from_slice(&n.to_be_bytes());
+            let asker = Asker {
+                exempt,
+                ..asker(&format!("{network}::{n:x}"), 6881)
+            };
+            tell(shard, at(n.into()), &r, asker);
+        }
+        shard.check_invariant();
+    };
+    many(&mut shard, false, "2001:db8:0:aaaa");
+    assert_eq!(shard.scrape(&HASH).incomplete, 256);
+    many(&mut shard, true, "2001:db8:0:bbbb");
+    assert_eq!(shard.scrape(&HASH).incomplete, 1_256);
+    // Beside it, one of the crowd that comes back from its own address is renewed there.
+    let mut r = request(0, 6881, 5);
+    r.peer_id.0[..2].copy_from_slice(&999_u16.to_be_bytes());
+    tell(
+        &mut shard,
+        at(1_000),
+        &r,
+        asker("2001:db8:0:aaaa::3e7", 6881),
+    );
+    assert_eq!(shard.scrape(&HASH).incomplete, 1_256);
+}
+
+#[test]
 fn a_full_table_still_answers() {
     let limits = Limits {
         peers_per_swarm: 2,
