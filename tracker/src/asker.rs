@@ -3,6 +3,9 @@
 //! A request comes from the address that connected, or from the one a trusted proxy names;
 //! what it says of its own address (`ip=`) counts only when it comes from a trusted network.
 //! Anything else would let a stranger point a whole swarm at a victim.
+//!
+//! Invariant: a `Source` is made by `Trust::source` alone. A proxy's own trust is never lent to
+//! whom it forwards for, so nobody asks again whether the address of a source is trusted.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,6 +13,26 @@ use ipnet::IpNet;
 use torrents::announce::dialable;
 
 use crate::swarms::{Asker, Refusal};
+
+/// Whom a request comes from, and how far that is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Source {
+    ip: IpAddr,
+    trusted: bool,
+    /// This host, so that its loopback is of use.
+    local: bool,
+}
+
+impl Source {
+    pub(crate) fn ip(self) -> IpAddr {
+        self.ip
+    }
+
+    /// It comes from a trusted network, as far as that can be told.
+    pub(crate) fn is_trusted(self) -> bool {
+        self.trusted
+    }
+}
 
 /// The networks whose word is taken.
 #[derive(Debug, Clone)]
@@ -24,40 +47,65 @@ impl Trust {
         self.0.iter().any(|network| network.contains(&ip))
     }
 
-    /// Whom a request comes from: the right-most forwarded address when a trusted proxy says
-    /// one that can be read, else whoever connected.
-    pub(crate) fn source(&self, connected: IpAddr, forwarded: Option<&[u8]>) -> IpAddr {
-        let connected = connected.to_canonical();
-        let Some(forwarded) = forwarded.filter(|_| self.trusts(connected)) else {
-            return connected;
-        };
-        let last = forwarded
-            .rsplit(|byte| *byte == b',')
-            .next()
-            .unwrap_or_default();
-        read_address(last).map_or(connected, |ip| ip.to_canonical())
+    /// Whom a request comes from. `forwarded` is every line of `X-Forwarded-For`, read as one
+    /// list: each proxy adds whom it heard at the right. Trusted hops are passed over, up to the
+    /// first that is not; if all are trusted, the request began at the left-most.
+    ///
+    /// Behind a hop that cannot be read may be anybody: that one has no address but the proxy's,
+    /// and no trust.
+    pub(crate) fn source<'a>(
+        &self,
+        connected: IpAddr,
+        forwarded: impl DoubleEndedIterator<Item = &'a [u8]>,
+    ) -> Source {
+        let connected = self.known(connected);
+        let mut source = connected;
+        let lines = forwarded.rev();
+        for hop in lines.flat_map(|line| line.rsplit(|byte| *byte == b',')) {
+            if !source.trusted {
+                break;
+            }
+            let Some(ip) = read_address(hop) else {
+                return Source {
+                    trusted: false,
+                    local: false,
+                    ..connected
+                };
+            };
+            source = self.known(ip);
+        }
+        source
+    }
+
+    fn known(&self, ip: IpAddr) -> Source {
+        let ip = ip.to_canonical();
+        Source {
+            ip,
+            trusted: self.trusts(ip),
+            local: ip.is_loopback(),
+        }
     }
 
     /// The address under which the asker is stored and handed out.
     pub(crate) fn asker(
         &self,
-        source: IpAddr,
+        source: Source,
         said: Option<IpAddr>,
         port: u16,
     ) -> Result<Asker, Refusal> {
-        let trusted = self.trusts(source);
+        let Source { trusted, local, .. } = source;
         // Nobody else could dial another host's loopback, however much that host is trusted.
-        let elsewhere = |ip: &IpAddr| ip.to_canonical().is_loopback() && !source.is_loopback();
+        let elsewhere = |ip: &IpAddr| ip.to_canonical().is_loopback() && !local;
         let said = said.filter(|ip| trusted && !elsewhere(ip));
-        let ip = said.unwrap_or(source).to_canonical();
+        let ip = said.unwrap_or(source.ip).to_canonical();
         // Any port will do to judge the address: one that does not listen is never stored.
         if dialable(SocketAddr::new(ip, 1)).is_none() {
             return Err(Refusal::Undialable(ip));
         }
         Ok(Asker {
             at: SocketAddr::new(ip, port),
-            local: source.is_loopback(),
-            exempt: self.trusts(ip),
+            local,
+            exempt: trusted && self.trusts(ip),
             trusted,
         })
     }
@@ -90,10 +138,18 @@ mod tests {
         ])
     }
 
+    fn forwarded(connected: &str, lines: &[&str]) -> Source {
+        trust().source(ip(connected), lines.iter().map(|line| line.as_bytes()))
+    }
+
+    fn direct(connected: &str) -> Source {
+        forwarded(connected, &[])
+    }
+
     #[test]
     fn a_stranger_cannot_name_another_address() {
         let asker = trust()
-            .asker(ip("192.0.2.1"), Some(ip("198.51.100.9")), 6881)
+            .asker(direct("192.0.2.1"), Some(ip("198.51.100.9")), 6881)
             .unwrap();
         assert_eq!(asker.at, "192.0.2.1:6881".parse().unwrap());
         assert!(!asker.exempt);
@@ -103,12 +159,12 @@ mod tests {
     #[test]
     fn a_trusted_host_says_its_own_address() {
         let asker = trust()
-            .asker(ip("127.0.0.1"), Some(ip("10.1.0.7")), 16001)
+            .asker(direct("127.0.0.1"), Some(ip("10.1.0.7")), 16001)
             .unwrap();
         assert_eq!(asker.at, "10.1.0.7:16001".parse().unwrap());
         assert!(asker.local);
         let mapped = trust()
-            .asker(ip("10.1.0.1"), Some(ip("::ffff:10.1.0.8")), 1)
+            .asker(direct("10.1.0.1"), Some(ip("::ffff:10.1.0.8")), 1)
             .unwrap();
         assert_eq!(mapped.at, "10.1.0.8:1".parse().unwrap());
     }
@@ -116,7 +172,9 @@ mod tests {
     #[test]
     fn a_loopback_address_counts_on_its_own_host_alone() {
         let at = |source: &str, said: &str| {
-            let asker = trust().asker(ip(source), Some(ip(said)), 16001).unwrap();
+            let asker = trust()
+                .asker(direct(source), Some(ip(said)), 16001)
+                .unwrap();
             asker.at.to_string()
         };
         assert_eq!(at("127.0.0.1", "127.0.0.2"), "127.0.0.2:16001");
@@ -125,36 +183,73 @@ mod tests {
     }
 
     #[test]
-    fn the_right_most_forwarded_address_counts_from_a_trusted_proxy() {
-        let forwarded = Some(b"203.0.113.5, 192.0.2.44".as_slice());
-        assert_eq!(trust().source(ip("127.0.0.1"), forwarded), ip("192.0.2.44"));
-        assert_eq!(
-            trust().source(ip("::ffff:127.0.0.1"), forwarded),
-            ip("192.0.2.44")
-        );
-        assert_eq!(trust().source(ip("192.0.2.1"), forwarded), ip("192.0.2.1"));
-        for odd in ["", "unknown", "a, b,", "\u{1f}"] {
-            assert_eq!(
-                trust().source(ip("10.1.2.3"), Some(odd.as_bytes())),
-                ip("10.1.2.3")
-            );
-        }
-        for (text, address) in [
-            ("[2001:db8::1]:80", "2001:db8::1"),
-            ("192.0.2.9:4711", "192.0.2.9"),
+    fn the_first_untrusted_hop_from_the_right_is_whom_it_comes_from() {
+        for (connected, lines, address, trusted) in [
+            (
+                "127.0.0.1",
+                &["203.0.113.5, 192.0.2.44"][..],
+                "192.0.2.44",
+                false,
+            ),
+            ("::ffff:127.0.0.1", &["192.0.2.44"], "192.0.2.44", false),
+            ("192.0.2.1", &["192.0.2.44"], "192.0.2.1", false),
+            ("127.0.0.1", &[], "127.0.0.1", true),
+            // Proxies behind proxies, in one line or in several.
+            ("127.0.0.1", &["192.0.2.44, 10.1.0.9"], "192.0.2.44", false),
+            (
+                "127.0.0.1",
+                &["192.0.2.44", "10.1.0.9,10.1.0.8"],
+                "192.0.2.44",
+                false,
+            ),
+            (
+                "127.0.0.1",
+                &["10.1.0.7", "192.0.2.44"],
+                "192.0.2.44",
+                false,
+            ),
+            (
+                "127.0.0.1",
+                &["10.1.0.7, 10.1.0.9", "10.1.0.8"],
+                "10.1.0.7",
+                true,
+            ),
+            // What stands left of it is anybody's word.
+            ("127.0.0.1", &["rubbish, 192.0.2.44"], "192.0.2.44", false),
+            ("127.0.0.1", &["[2001:db8::1]:80"], "2001:db8::1", false),
+            ("127.0.0.1", &["192.0.2.9:4711"], "192.0.2.9", false),
         ] {
-            assert_eq!(
-                trust().source(ip("127.0.0.1"), Some(text.as_bytes())),
-                ip(address)
-            );
+            let source = forwarded(connected, lines);
+            assert_eq!(source.ip(), ip(address), "{lines:?}");
+            assert_eq!(source.is_trusted(), trusted, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_hop_that_cannot_be_read_lends_no_trust() {
+        for odd in [
+            "",
+            "unknown",
+            "a, b,",
+            "\u{1f}",
+            "192.0.2.44, unknown",
+            "192.0.2.44,",
+        ] {
+            for lines in [&[odd][..], &["192.0.2.44", odd], &[odd, "10.1.0.9"]] {
+                let source = forwarded("127.0.0.1", lines);
+                assert_eq!((source.ip(), source.is_trusted()), (ip("127.0.0.1"), false));
+                let asker = trust().asker(source, Some(ip("198.51.100.9")), 1).unwrap();
+                assert_eq!(asker.at, "127.0.0.1:1".parse().unwrap());
+                assert!(!asker.trusted && !asker.exempt && !asker.local);
+            }
         }
     }
 
     #[test]
     fn what_nobody_can_dial_is_refused() {
-        let refused = trust().asker(ip("fe80::1"), None, 6881);
+        let refused = trust().asker(direct("fe80::1"), None, 6881);
         assert_eq!(refused.unwrap_err(), Refusal::Undialable(ip("fe80::1")));
-        let refused = trust().asker(ip("127.0.0.1"), Some(ip("0.0.0.0")), 1);
+        let refused = trust().asker(direct("127.0.0.1"), Some(ip("0.0.0.0")), 1);
         assert_eq!(refused.unwrap_err(), Refusal::Undialable(ip("0.0.0.0")));
     }
 }

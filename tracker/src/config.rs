@@ -36,8 +36,8 @@ pub struct Config {
     /// serves on the caller's runtime, from one listener.
     pub threads: Option<NonZeroUsize>,
     /// Networks whose word is taken: for `ip=` in announces, for whom a request comes from
-    /// (the right-most `X-Forwarded-For`), and for registration when no secret is set.
-    /// Loopback by default.
+    /// (`X-Forwarded-For`, up to the first hop from the right that is not in them), and for
+    /// registration when no secret is set. Loopback by default.
     pub trusted: Vec<IpNet>,
     /// What a registration must carry as `Authorization: Bearer`. With one set, nobody
     /// registers without it; with none, only trusted networks do.

@@ -14,7 +14,7 @@ use torrents::InfoHash;
 use torrents::announce::{AnnounceReply, AnnounceRequest, ScrapeEntry, dialable};
 use torrents::register::{LookupReply, RegisterReply, RegisterRequest};
 
-use crate::asker::Trust;
+use crate::asker::{Source, Trust};
 use crate::config::Config;
 use crate::limiter::Limiter;
 use crate::moment::Moment;
@@ -113,18 +113,18 @@ impl Table {
         &self,
         now: Moment,
         request: &AnnounceRequest,
-        source: IpAddr,
+        source: Source,
         reply: &mut AnnounceReply,
         told: &mut Told,
     ) -> Result<Announced, Refusal> {
         let asker = self.trust.asker(source, request.ip, request.port)?;
-        if !asker.trusted && !self.limiter.announce(now, source) {
+        if self.asks_too_much(now, source) {
             return Err(Refusal::TooFast);
         }
         if self.denies(&request.info_hash) {
             return Err(Refusal::Denied);
         }
-        reply.external_ip = Some(source);
+        reply.external_ip = Some(source.ip());
         // Buffers outlive one tracker where several share a thread.
         if reply.tracker_id.as_deref() != Some(&self.boot_id) {
             reply.tracker_id = Some(self.boot_id.clone());
@@ -186,9 +186,9 @@ impl Table {
         }
     }
 
-    /// Whether an address that only asks (scrapes) has asked too much.
-    pub(crate) fn asks_too_much(&self, now: Moment, source: IpAddr) -> bool {
-        !self.trust.trusts(source) && !self.limiter.announce(now, source)
+    /// Counts an announce or a scrape; whether its address has asked too much.
+    pub(crate) fn asks_too_much(&self, now: Moment, source: Source) -> bool {
+        !source.is_trusted() && !self.limiter.announce(now, source.ip())
     }
 
     /// Counts a connection from `ip`; `None` when it has too many. Only an address that is

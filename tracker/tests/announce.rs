@@ -332,6 +332,31 @@ async fn behind_a_proxy_the_right_most_address_counts_and_loopback_stays_home() 
 }
 
 #[tokio::test]
+async fn a_chain_of_proxies_is_read_and_one_that_does_not_know_lends_no_trust() {
+    let tracker = start(open()).await;
+    let seed = announce(SEED, 6881, "&left=0&ip=198.51.100.1");
+    // Two proxies, each with a line of its own.
+    let chain = "X-Forwarded-For: 203.0.113.9, 192.0.2.7\r\nX-Forwarded-For: 127.0.0.5\r\n";
+    let answer = get_with(&tracker, &seed, chain).await;
+    assert!(answer.text().contains("11:external ip4:<c0><00><02><07>"));
+    // Through a proxy that does not say for whom: neither its `ip=` nor the loopback counts.
+    let unknown = "X-Forwarded-For: 192.0.2.7, unknown\r\n";
+    let other = announce(OTHER, 6883, "&left=0&ip=198.51.100.1");
+    get_with(&tracker, &other, unknown).await;
+    let leech = announce(LEECH, 6882, "&left=1");
+    for (headers, told) in [
+        ("", &["127.0.0.1:6883", "192.0.2.7:6881"][..]),
+        (unknown, &["192.0.2.7:6881"]),
+    ] {
+        let mut peers = compact_peers(&get_with(&tracker, &leech, headers).await.body);
+        peers.sort();
+        let told: Vec<_> = told.iter().map(|peer| peer.parse().unwrap()).collect();
+        assert_eq!(peers, told, "{headers}");
+    }
+    tracker.shutdown().await;
+}
+
+#[tokio::test]
 async fn addresses_nobody_can_dial_are_refused() {
     let tracker = start(open()).await;
     for (said, reason) in [

@@ -145,6 +145,11 @@ async fn who_may_register() {
             .text()
             .contains("192.0.2.1 is in no trusted network")
     );
+    for forwarded in ["unknown", "", "10.0.0.1,"] {
+        let forwarded = format!("X-Forwarded-For: {forwarded}\r\n");
+        let refused = post(&tracker, "/register", &forwarded, &body).await;
+        assert_eq!(refused.status, 403, "{forwarded}");
+    }
     assert_eq!(get(&tracker, "/lookup/sha256:01").await.status, 404);
     assert_eq!(post(&tracker, "/register", "", &body).await.status, 200);
     tracker.shutdown().await;

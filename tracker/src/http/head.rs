@@ -6,6 +6,8 @@
 
 use std::mem::MaybeUninit;
 
+use smallvec::SmallVec;
+
 /// Headers in one request; more is refused.
 const MAX_HEADERS: usize = 100;
 
@@ -35,13 +37,13 @@ pub(crate) enum Route {
 }
 
 /// How the client speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Manner<'a> {
     pub(crate) keep_alive: bool,
     /// HTTP/1.0: staying open must be said.
     pub(crate) old: bool,
-    /// The last `X-Forwarded-For`.
-    pub(crate) forwarded: Option<&'a [u8]>,
+    /// Every line of `X-Forwarded-For`, in order; a chain of proxies may add one each.
+    pub(crate) forwarded: SmallVec<[&'a [u8]; 2]>,
 }
 
 /// Reads the head at the start of `bytes`.
@@ -86,7 +88,7 @@ fn read_manner<'a>(request: &httparse::Request<'_, 'a>) -> Option<Manner<'a>> {
     let mut manner = Manner {
         keep_alive: !old,
         old,
-        forwarded: None,
+        forwarded: SmallVec::new(),
     };
     for header in request.headers.iter() {
         let (name, value) = (header.name, header.value.trim_ascii());
@@ -105,7 +107,7 @@ fn read_manner<'a>(request: &httparse::Request<'_, 'a>) -> Option<Manner<'a>> {
             14 if name.eq_ignore_ascii_case("content-length") && value != b"0" => return None,
             17 if name.eq_ignore_ascii_case("transfer-encoding") => return None,
             6 if name.eq_ignore_ascii_case("expect") => return None,
-            15 if name.eq_ignore_ascii_case("x-forwarded-for") => manner.forwarded = Some(value),
+            15 if name.eq_ignore_ascii_case("x-forwarded-for") => manner.forwarded.push(value),
             _ => {}
         }
     }

@@ -13,6 +13,7 @@ use torrents::announce::{
 };
 
 use super::head::{self, Head, Manner, Route};
+use crate::asker::Source;
 use crate::metrics::Outcome;
 use crate::service::Service;
 use crate::swarms::{Refusal, Told};
@@ -85,7 +86,7 @@ pub(crate) fn serve(
                 manner,
                 length,
             } => {
-                answer(service, peer, route, query, manner, buffers);
+                answer(service, peer, route, query, &manner, buffers);
                 used += length;
                 if !manner.keep_alive {
                     return (used, Next::Close);
@@ -103,10 +104,11 @@ fn answer(
     peer: IpAddr,
     route: Route,
     query: &[u8],
-    manner: Manner<'_>,
+    manner: &Manner<'_>,
     buffers: &mut Buffers,
 ) {
-    let source = service.table.trust().source(peer, manner.forwarded);
+    let forwarded = manner.forwarded.iter().copied();
+    let source = service.table.trust().source(peer, forwarded);
     buffers.body.clear();
     match route {
         Route::Announce => announce(
@@ -125,7 +127,7 @@ fn answer(
 /// Answers an announce into `body`.
 pub(crate) fn announce(
     service: &Service,
-    source: IpAddr,
+    source: Source,
     query: &[u8],
     answer: &mut Answer,
     body: &mut Vec<u8>,
@@ -164,13 +166,13 @@ pub(crate) fn announce(
 }
 
 /// Answers a scrape into `body`.
-pub(crate) fn scrape(service: &Service, source: IpAddr, query: &[u8], body: &mut Vec<u8>) {
+pub(crate) fn scrape(service: &Service, source: Source, query: &[u8], body: &mut Vec<u8>) {
     let hashes = scraped(service, source, query, body);
     service.metrics.scrape(hashes, body.len());
 }
 
 /// Returns for how many hashes it answers: none when the scrape is refused.
-fn scraped(service: &Service, source: IpAddr, query: &[u8], body: &mut Vec<u8>) -> usize {
+fn scraped(service: &Service, source: Source, query: &[u8], body: &mut Vec<u8>) -> usize {
     let now = service.now(Instant::now());
     if service.table.asks_too_much(now, source) {
         let slow_down = Refusal::TooFast;
@@ -189,7 +191,7 @@ fn scraped(service: &Service, source: IpAddr, query: &[u8], body: &mut Vec<u8>) 
     0
 }
 
-fn write_head(output: &mut Vec<u8>, manner: Manner<'_>, length: usize) {
+fn write_head(output: &mut Vec<u8>, manner: &Manner<'_>, length: usize) {
     output.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: ");
     let mut digits = itoa::Buffer::new();
     output.extend_from_slice(digits.format(length).as_bytes());

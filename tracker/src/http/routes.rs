@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::accept::Open;
 use super::changes::{self, Watchers};
 use super::lane;
+use crate::asker::Source;
 use crate::inspect::{self, PeerPage, SwarmPage};
 use crate::metrics::Held;
 use crate::registrations::Rejected;
@@ -93,8 +94,8 @@ impl Routes {
 }
 
 impl Face {
-    fn source(&self, from: ConnectedFrom, headers: &HeaderMap) -> IpAddr {
-        let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
+    fn source(&self, from: ConnectedFrom, headers: &HeaderMap) -> Source {
+        let forwarded = headers.get_all("x-forwarded-for").iter();
         let forwarded = forwarded.map(header::HeaderValue::as_bytes);
         self.service.table.trust().source(from.0, forwarded)
     }
@@ -150,7 +151,9 @@ async fn register(
 enum Refused {
     #[error("registration refused: the tracker's secret is missing or wrong")]
     Secret,
-    #[error("registration refused: {0} is in no trusted network and this tracker has no secret")]
+    #[error(
+        "registration refused: {0} is in no trusted network, or does not say for whom it forwards, and this tracker has no secret"
+    )]
     Network(IpAddr),
     #[error("a registration is at most {MAX_BODY} bytes")]
     TooLong,
@@ -217,13 +220,13 @@ async fn take_registration(
 
 /// Whoever registers is handed out as a seed: only who carries the secret, or, when there is
 /// none, who comes from a trusted network.
-fn admit_origin(service: &Service, source: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
+fn admit_origin(service: &Service, source: Source, headers: &HeaderMap) -> Result<(), Refused> {
     let Some(secret) = &service.secret else {
-        let trusted = service.anyone_registers || service.table.trust().trusts(source);
+        let trusted = service.anyone_registers || source.is_trusted();
         return if trusted {
             Ok(())
         } else {
-            Err(Refused::Network(source))
+            Err(Refused::Network(source.ip()))
         };
     };
     let said = headers

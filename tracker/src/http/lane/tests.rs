@@ -154,7 +154,8 @@ fn the_bytes_of_a_refused_scrape_are_counted() {
     for query in [&b""[..], b"info_hash=short"] {
         let before = service.metrics.reply_bytes();
         let mut body = Vec::new();
-        scrape(&service, CLIENT, query, &mut body);
+        let source = service.table.trust().source(CLIENT, std::iter::empty());
+        scrape(&service, source, query, &mut body);
         assert!(body.starts_with(b"d14:failure reason"));
         assert_eq!(service.metrics.reply_bytes() - before, body.len() as u64);
     }
