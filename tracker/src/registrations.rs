@@ -354,7 +354,8 @@ impl Registrations {
             return Err(Rejected::Origins);
         };
         let moved = origin.addrs.as_slice() != addrs;
-        // Without an address there is nothing to hand out.
+        // Without an address there is nothing to hand out. One whose lease is over already, by
+        // what another tracker heard long ago, is put to sleep by the next tick.
         let awake = !addrs.is_empty();
         let changed = origin.awake != awake || moved;
         origin.awake = awake;

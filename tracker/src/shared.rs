@@ -7,6 +7,8 @@
 //! The stream is a log of what each tracker heard, cut off where everything in it has expired: a
 //! tracker that starts reads it all, one that lost Redis for a while reads on where it was. The
 //! boot id is the first tracker's, kept in Redis, since to its clients the fleet is one tracker.
+//! An entry's id says by Redis' clock when it was written: what is read late is as old here as it
+//! is where it was heard, and no clock of a tracker's own is asked.
 //!
 //! Invariants: no announce waits for Redis. Without Redis each tracker serves what it hears
 //! itself; the outbox is bounded, and what does not fit is lost to the others until the peer
@@ -45,6 +47,9 @@ const WAIT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Between two attempts to reach Redis.
 const PAUSE: Duration = Duration::from_secs(1);
+/// What is read within this time counts as heard now: whoever watches for changes has looked at
+/// what came before.
+const NEWS: Duration = Duration::from_secs(5);
 /// Between two looks at whether Redis still has the boot id.
 const CHECK: Duration = Duration::from_secs(30);
 
@@ -115,6 +120,7 @@ impl Shared {
     /// Takes in what the others heard before this tracker started.
     pub(crate) async fn catch_up(&mut self, service: &Arc<Service>) -> Result<(), RedisError> {
         let mut connection = connect(&self.client).await?;
+        let clock = RedisClock::read(&mut connection).await?;
         let began = Instant::now();
         let mut entries = 0;
         loop {
@@ -125,7 +131,7 @@ impl Shared {
             };
             self.last.clone_from(&last.id);
             entries += page.ids.len();
-            take_in(service, &self.us, page.ids).await;
+            take_in(service, &self.us, clock, page.ids).await;
         }
         tracing::info!(entries, took = ?began.elapsed(), "caught up with the other trackers");
         Ok(())
@@ -174,6 +180,32 @@ async fn agree(connection: &mut MultiplexedConnection, ours: &str) -> Result<Str
     let usable =
         agreed.filter(|id| id.len() == ours.len() && id.bytes().all(|b| b.is_ascii_hexdigit()));
     Ok(usable.unwrap_or_else(|| ours.to_owned()))
+}
+
+/// Redis' clock as it stood when a connection began, carried on by one that never jumps.
+#[derive(Debug, Clone, Copy)]
+struct RedisClock {
+    since_epoch: Duration,
+    read: Instant,
+}
+
+impl RedisClock {
+    async fn read(connection: &mut MultiplexedConnection) -> Result<Self, RedisError> {
+        let (seconds, micros): (u64, u32) = redis::cmd("TIME").query_async(connection).await?;
+        Ok(Self {
+            since_epoch: Duration::new(seconds, micros.min(999_999) * 1_000),
+            read: Instant::now(),
+        })
+    }
+
+    /// How long ago an entry was written; zero when its id says nothing.
+    fn age(&self, id: &str) -> Duration {
+        let written = id.split('-').next().and_then(|millis| millis.parse().ok());
+        let Some(written) = written.map(Duration::from_millis) else {
+            return Duration::ZERO;
+        };
+        (self.since_epoch + self.read.elapsed()).saturating_sub(written)
+    }
 }
 
 fn since_epoch() -> Duration {
@@ -263,6 +295,7 @@ async fn read(
     service: &Arc<Service>,
 ) -> Result<(), RedisError> {
     let mut connection = connect(client).await?;
+    let clock = RedisClock::read(&mut connection).await?;
     let wait = usize::try_from(WAIT.as_millis()).unwrap_or(usize::MAX);
     let options = StreamReadOptions::default().block(wait).count(PAGE);
     loop {
@@ -273,13 +306,13 @@ async fn read(
             if let Some(newest) = stream.ids.last() {
                 last.clone_from(&newest.id);
             }
-            take_in(service, us, stream.ids).await;
+            take_in(service, us, clock, stream.ids).await;
         }
     }
 }
 
 /// Puts entries into the table, but for those that are our own.
-async fn take_in(service: &Arc<Service>, us: &str, entries: Vec<StreamId>) {
+async fn take_in(service: &Arc<Service>, us: &str, clock: RedisClock, entries: Vec<StreamId>) {
     let (service, us) = (Arc::clone(service), us.to_owned());
     // A page may hold full batches of registrations: not on an async thread.
     let work = tokio::task::spawn_blocking(move || {
@@ -288,11 +321,13 @@ async fn take_in(service: &Arc<Service>, us: &str, entries: Vec<StreamId>) {
             if entry.get::<String>(BY).is_none_or(|by| by == us) {
                 continue;
             }
+            let age = clock.age(&entry.id);
+            let then = if age < NEWS { now } else { now.minus(age) };
             let data: Vec<u8> = entry.get(DATA).unwrap_or_default();
             match record::decode(&data) {
                 Ok(records) => records
                     .into_iter()
-                    .for_each(|heard| service.table.hear(now, heard)),
+                    .for_each(|heard| service.table.hear(then, now, heard)),
                 Err(error) => {
                     tracing::warn!(entry = entry.id, %error, "an entry in Redis is skipped")
                 }
@@ -306,6 +341,19 @@ async fn take_in(service: &Arc<Service>, us: &str, entries: Vec<StreamId>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_is_as_old_as_its_id_says() {
+        let clock = RedisClock {
+            since_epoch: Duration::from_secs(1_000_000),
+            read: Instant::now(),
+        };
+        let age = clock.age("999000000-7").as_secs();
+        assert!((1_000..1_600).contains(&age), "{age}");
+        for odd in ["2000000000-0", "", "-", "x-1", "99999999999999999999999-0"] {
+            assert_eq!(clock.age(odd), Duration::ZERO, "{odd}");
+        }
+    }
 
     #[test]
     fn an_outbox_that_is_full_loses_records_and_not_time() {

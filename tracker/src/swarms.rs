@@ -13,6 +13,7 @@ mod swarm;
 use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use rand::SeedableRng;
@@ -31,6 +32,23 @@ pub(crate) struct Policy {
     pub(crate) mode: Mode,
     pub(crate) intervals: Intervals,
     pub(crate) limits: Limits,
+}
+
+impl Policy {
+    /// For how long a peer is kept after it announced this.
+    fn life(&self, request: &AnnounceRequest) -> Duration {
+        let intervals = &self.intervals;
+        (self.interval(request) * 2).max(intervals.expiry_floor)
+    }
+
+    /// When it is asked to announce again.
+    fn interval(&self, request: &AnnounceRequest) -> Duration {
+        if is_seed(request) {
+            self.intervals.seed
+        } else {
+            self.intervals.leecher
+        }
+    }
 }
 
 impl From<&Config> for Policy {
@@ -176,6 +194,23 @@ impl Shard {
         }
         self.fill_header(request, Some(index), reply);
         Ok(announced)
+    }
+
+    /// Stores what another tracker heard `then`, unless the peer is forgotten by `now`.
+    pub(crate) fn hear(
+        &mut self,
+        then: Moment,
+        now: Moment,
+        request: &AnnounceRequest,
+        asker: Asker,
+        whole: Occupancy,
+    ) {
+        if then.plus(self.policy.life(request)) <= now {
+            return;
+        }
+        let (mut reply, mut told) = (AnnounceReply::default(), Told::default());
+        // What does not fit here, the tracker that heard it still has.
+        let _ = self.announce(then, request, asker, whole, &mut reply, &mut told);
     }
 
     /// What a scrape says of a swarm; zeros when it is unknown.
@@ -325,21 +360,15 @@ impl Shard {
         let entry = index.map_or_else(ScrapeEntry::default, |i| {
             self.swarms[i].entry(&self.origins)
         });
-        let intervals = &self.policy.intervals;
-        let interval = if is_seed(request) {
-            intervals.seed
-        } else {
-            intervals.leecher
-        };
-        reply.interval = whole_seconds(interval);
-        reply.min_interval = Some(whole_seconds(intervals.min));
+        reply.interval = whole_seconds(self.policy.interval(request));
+        reply.min_interval = Some(whole_seconds(self.policy.intervals.min));
         reply.complete = Some(entry.complete);
         reply.incomplete = Some(entry.incomplete);
         reply.downloaded = Some(entry.downloaded);
     }
 }
 
-fn whole_seconds(duration: std::time::Duration) -> u32 {
+fn whole_seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 

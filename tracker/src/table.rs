@@ -141,24 +141,22 @@ impl Table {
         Ok(outcome)
     }
 
-    /// Another tracker heard this.
-    pub(crate) fn hear(&self, now: Moment, heard: Heard) {
+    /// Another tracker heard this `then`: it lasts for as long as it does there.
+    pub(crate) fn hear(&self, then: Moment, now: Moment, heard: Heard) {
         match heard {
             Heard::Announce(heard) => {
                 let (request, asker) = heard.replay();
-                let (mut reply, mut told) = (AnnounceReply::default(), Told::default());
                 let whole = self.occupancy();
                 if self.denies(&request.info_hash) {
                     return;
                 }
-                // What does not fit here, the tracker that heard it still has.
-                let _ = self.with_shard(&request.info_hash, |shard| {
-                    shard.announce(now, &request, asker, whole, &mut reply, &mut told)
+                self.with_shard(&request.info_hash, |shard| {
+                    shard.hear(then, now, &request, asker, whole);
                 });
             }
             Heard::Register(body) => {
                 if let Ok(request) = RegisterRequest::decode(&body)
-                    && let Err(error) = self.take_registration(now, request)
+                    && let Err(error) = self.take_registration(then, now, request)
                 {
                     tracing::warn!(%error, "a registration that another tracker took is lost");
                 }
@@ -232,22 +230,24 @@ impl Table {
         request: RegisterRequest,
     ) -> Result<RegisterReply, Rejected> {
         let heard = self.outbox.as_ref().and_then(|_| registered(&request));
-        let reply = self.take_registration(now, request)?;
+        let reply = self.take_registration(now, now, request)?;
         if let (Some(outbox), Some(heard)) = (&self.outbox, heard) {
             outbox.tell(heard);
         }
         Ok(reply)
     }
 
+    /// The lease runs from `then` on.
     fn take_registration(
         &self,
+        then: Moment,
         now: Moment,
         mut request: RegisterRequest,
     ) -> Result<RegisterReply, Rejected> {
         request.peers = request.peers.into_iter().filter_map(dialable).collect();
         let mut effects = Vec::new();
         let mut registrations = self.registrations();
-        let (held, changed) = registrations.register(now, &request, &mut effects)?;
+        let (held, changed) = registrations.register(then, &request, &mut effects)?;
         self.apply(now, &registrations, changed, &effects);
         Ok(RegisterReply {
             boot_id: self.boot_id.clone(),

@@ -195,6 +195,63 @@ async fn while_redis_is_away_each_serves_alone_and_then_they_are_together_again(
     assert_eq!(tracker_id(&three).await, id);
 }
 
+/// The entries of the stream, once there are so many.
+async fn entries(raw: &mut redis::aio::MultiplexedConnection, count: usize) -> Vec<Vec<u8>> {
+    let mut entries = Vec::new();
+    eventually("what was heard is in Redis", async || {
+        let found: redis::streams::StreamRangeReply = redis::cmd("XRANGE")
+            .arg(&["groundswell:heard", "-", "+"])
+            .query_async(raw)
+            .await
+            .unwrap();
+        entries = found
+            .ids
+            .iter()
+            .map(|entry| entry.get("data").unwrap())
+            .collect();
+        entries.len() == count
+    })
+    .await;
+    entries
+}
+
+#[tokio::test]
+async fn what_is_read_late_is_as_old_as_it_is() {
+    let redis = Redis::start().await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    let one = redis.tracker(registered()).await;
+    let adds = vec![registration(HASH, "sha256:01")];
+    register(&one, &origin(1, &["10.0.0.9:15001"], adds)).await;
+    entries(&mut raw, 1).await;
+    announce(&one, 1, "").await;
+    let records = entries(&mut raw, 2).await;
+    one.shutdown().await;
+    let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(&mut raw).await.unwrap();
+    // A leecher is kept for eleven minutes, an origin's lease for five.
+    for (minutes, told) in [(12, &[][..]), (8, &[host(1)])] {
+        let _: u64 = redis::cmd("DEL")
+            .arg("groundswell:heard")
+            .query_async(&mut raw)
+            .await
+            .unwrap();
+        let id = (seconds - minutes * 60) * 1_000;
+        for (n, record) in records.iter().enumerate() {
+            let mut add = redis::cmd("XADD");
+            add.arg("groundswell:heard").arg(format!("{id}-{n}"));
+            add.arg("by").arg("somebody").arg("data").arg(record);
+            add.exec_async(&mut raw).await.unwrap();
+        }
+        let late = redis.tracker(registered()).await;
+        eventually("the dead origin sleeps", async || {
+            announce(&late, 2, "").await == told
+        })
+        .await;
+        assert_eq!(get(&late, "/lookup/sha256:01").await.status, 200);
+        late.shutdown().await;
+    }
+}
+
 #[tokio::test]
 async fn rubbish_in_redis_is_skipped() {
     let redis = Redis::start().await;

@@ -128,6 +128,22 @@ fn an_origin_that_starts_anew_takes_its_address_along() {
 }
 
 #[test]
+fn a_lease_heard_of_late_ends_where_it_would_have() {
+    let mut all = fresh();
+    let then = at(0).minus(Duration::from_secs(LEASE + 1));
+    all.register(then, &batch(1, &[1], &[]), &mut Vec::new())
+        .unwrap();
+    assert!(tick(&mut all, 0).0);
+    assert_eq!(all.awake(), 0);
+    assert!(all.lookup("sha256:1").is_some());
+    // And late news do not shorten what was heard since.
+    register(&mut all, 100, &batch(1, &[], &[]));
+    register(&mut all, 10, &batch(1, &[], &[]));
+    assert!(!tick(&mut all, 100 + LEASE - 1).0);
+    assert!(tick(&mut all, 100 + LEASE).0);
+}
+
+#[test]
 fn an_origin_without_an_address_holds_and_is_not_handed_out() {
     let mut all = fresh();
     let mut silent = batch(1, &[1], &[]);

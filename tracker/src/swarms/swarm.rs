@@ -119,13 +119,6 @@ impl Ask {
     ) -> Self {
         let limits = &policy.limits;
         let seed = is_seed(request);
-        let intervals = &policy.intervals;
-        let interval = if seed {
-            intervals.seed
-        } else {
-            intervals.leecher
-        };
-        let life = (interval * 2).max(intervals.expiry_floor);
         let flags = Flags::default()
             .with(Flags::SEED, seed)
             .with(Flags::PAUSED, request.event == AnnounceEvent::Paused)
@@ -153,7 +146,7 @@ impl Ask {
                 joined: now,
                 seen: now,
                 advanced: now,
-                expires: now.plus(life),
+                expires: now.plus(policy.life(request)),
             },
             event: request.event,
             completed: request.event == AnnounceEvent::Completed && seed,

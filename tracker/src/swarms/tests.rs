@@ -486,6 +486,29 @@ fn a_full_table_still_answers() {
 }
 
 #[test]
+fn what_another_heard_long_ago_expires_as_it_would_have() {
+    let mut shard = open();
+    // Told at the start, of ten minutes and of a quarter of an hour before it.
+    for (id, age, left) in [(1, 600, 5), (2, 900, 5), (3, 900, 0), (4, 1_800, 0)] {
+        let then = at(0).minus(Duration::from_secs(age));
+        let r = request(id, 1, left);
+        shard.hear(then, at(0), &r, asker(&format!("10.0.0.{id}"), 1), WHOLE);
+    }
+    let held = |shard: &Shard| {
+        let entry = shard.scrape(&HASH);
+        (entry.incomplete, entry.complete)
+    };
+    assert_eq!(held(&shard), (1, 1));
+    expire_all(&mut shard, at(59));
+    assert_eq!(held(&shard), (1, 1));
+    for (now, left) in [(61, (0, 1)), (899, (0, 1)), (901, (0, 0))] {
+        expire_all(&mut shard, at(now));
+        expire_all(&mut shard, at(now));
+        assert_eq!(held(&shard), left, "{now}");
+    }
+}
+
+#[test]
 fn a_stopped_stranger_makes_no_swarm() {
     let mut shard = open();
     let r = AnnounceRequest {
