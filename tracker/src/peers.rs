@@ -63,6 +63,8 @@ impl Flags {
     pub(crate) const PAUSED: Self = Self(4);
     /// Its address is exempt from the limit of peers per address.
     pub(crate) const EXEMPT: Self = Self(8);
+    /// The list of the other family holds it too.
+    pub(crate) const TWIN: Self = Self(16);
 
     pub(crate) fn has(self, flag: Self) -> bool {
         self.0 & flag.0 != 0
@@ -119,6 +121,15 @@ pub(crate) struct PeerList<E> {
     seeds: usize,
     by_id: HashTable<u32>,
     by_at: HashTable<u32>,
+    /// Whose record with `Flags::TWIN` was discarded, for whoever holds the other list.
+    parted: Vec<Parted>,
+}
+
+/// A record of a peer that another list holds too, discarded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parted {
+    pub(crate) id: PeerId,
+    pub(crate) seed: bool,
 }
 
 impl<E> Default for PeerList<E> {
@@ -129,6 +140,7 @@ impl<E> Default for PeerList<E> {
             seeds: 0,
             by_id: HashTable::new(),
             by_at: HashTable::new(),
+            parted: Vec::new(),
         }
     }
 }
@@ -152,6 +164,17 @@ impl<E: Endpoint> PeerList<E> {
 
     pub(crate) fn get(&self, position: usize) -> (&E, &Peer) {
         (&self.at[position], &self.peers[position])
+    }
+
+    pub(crate) fn parted(&mut self) -> &mut Vec<Parted> {
+        &mut self.parted
+    }
+
+    /// Changes a flag that neither the order of the list nor its tables depend on.
+    pub(crate) fn mark(&mut self, position: usize, flag: Flags, on: bool) {
+        debug_assert!(flag != Flags::SEED && flag != Flags::EXEMPT);
+        let flags = &mut self.peers[position].flags;
+        *flags = flags.with(flag, on);
     }
 
     pub(crate) fn position(&self, hasher: &RandomState, id: &PeerId) -> Option<usize> {
@@ -310,7 +333,8 @@ impl<E: Endpoint> PeerList<E> {
 
     fn renew(&mut self, hasher: &RandomState, position: usize, peer: Peer) {
         let was_seed = position < self.seeds;
-        self.peers[position] = peer;
+        let old = std::mem::replace(&mut self.peers[position], peer);
+        self.note(&old);
         match (was_seed, peer.flags.has(Flags::SEED)) {
             (false, true) => {
                 self.swap(hasher, position, self.seeds);
@@ -362,6 +386,7 @@ impl<E: Endpoint> PeerList<E> {
         let (Some(at), Some(peer)) = (self.at.pop(), self.peers.pop()) else {
             return;
         };
+        self.note(&peer);
         let last = narrow(self.peers.len());
         for (table, hash) in [
             (&mut self.by_id, hash_id(hasher, &peer.id)),
@@ -370,6 +395,15 @@ impl<E: Endpoint> PeerList<E> {
             if let Ok(entry) = table.find_entry(hash, |position| *position == last) {
                 entry.remove();
             }
+        }
+    }
+
+    fn note(&mut self, discarded: &Peer) {
+        if discarded.flags.has(Flags::TWIN) {
+            self.parted.push(Parted {
+                id: discarded.id,
+                seed: discarded.flags.has(Flags::SEED),
+            });
         }
     }
 

@@ -9,6 +9,7 @@
 //! Never: a socket, a clock, a label, a lock.
 
 mod swarm;
+mod twins;
 
 use std::hash::RandomState;
 use std::net::IpAddr;

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use torrents::PeerId;
 use torrents::announce::{AnnounceEvent, AnnounceRequest, ReplyPeer, ScrapeEntry};
 
+use super::twins::Twins;
 use super::{Occupancy, Policy};
 use crate::endpoint::{Compact, Endpoint, V4, V6};
 use crate::moment::Moment;
@@ -57,6 +58,8 @@ pub(super) enum Family {
 pub(crate) struct Swarm {
     v4: Option<Box<PeerList<V4>>>,
     v6: Option<Box<PeerList<V6>>>,
+    /// Who is in both, and is one peer.
+    twins: Twins,
     origins: SmallVec<[Slot; 4]>,
     completed: u32,
     /// When a peer last joined, left or advanced, or an origin came or went.
@@ -171,6 +174,7 @@ impl Ask {
 }
 
 impl Swarm {
+    /// Peers, those in both families twice.
     pub(crate) fn len(&self) -> usize {
         self.v4.as_ref().map_or(0, |l| l.len()) + self.v6.as_ref().map_or(0, |l| l.len())
     }
@@ -185,10 +189,11 @@ impl Swarm {
 
     pub(crate) fn entry(&self, origins: &OriginTable) -> ScrapeEntry {
         let origins = self.awake(origins).count();
+        let Twins { pairs, seeds } = self.twins;
         ScrapeEntry {
-            complete: count(self.part(Part::Seeds) + origins),
+            complete: count(self.part(Part::Seeds) + origins) - seeds,
             downloaded: self.completed,
-            incomplete: count(self.part(Part::Leechers)),
+            incomplete: count(self.part(Part::Leechers)) - (pairs - seeds),
         }
     }
 
@@ -207,6 +212,7 @@ impl Swarm {
     /// Forgets everybody but the origins.
     pub(super) fn clear(&mut self) {
         (self.v4, self.v6) = (None, None);
+        self.twins = Twins::default();
     }
 
     pub(super) fn register(&mut self, now: Moment, origin: Option<Slot>) {
@@ -236,6 +242,7 @@ impl Swarm {
             Family::V6 => expire_list(&mut self.v6, hasher, now, from, budget),
         };
         if outcome.0 > 0 {
+            self.settle(hasher);
             self.changed = now;
         }
         outcome
@@ -249,6 +256,26 @@ impl Swarm {
         if let Some(list) = &self.v6 {
             list.check_invariant(hasher);
         }
+        let twin = |peer: &Peer| {
+            let other = self.v6().find(|(_, other)| other.id == peer.id);
+            other.filter(|(_, other)| other.key == peer.key)
+        };
+        let pairs = self.v4().filter_map(|(_, a)| Some((a, twin(a)?.1)));
+        let pairs: Vec<_> = pairs.collect();
+        let seed = |peer: &Peer| peer.flags.has(Flags::SEED);
+        let seeds = pairs.iter().filter(|(a, b)| seed(a) && seed(b)).count();
+        let (found, seeds) = (count(pairs.len()), count(seeds));
+        let expected = Twins {
+            pairs: found,
+            seeds,
+        };
+        assert_eq!(self.twins, expected);
+        for (a, b) in pairs {
+            assert!(a.flags.has(Flags::TWIN) && b.flags.has(Flags::TWIN));
+        }
+        let peers = self.v4().map(|p| p.1).chain(self.v6().map(|p| p.1));
+        let marked = peers.filter(|peer| peer.flags.has(Flags::TWIN)).count();
+        assert_eq!(count(marked), 2 * found);
     }
 
     fn part(&self, part: Part) -> usize {
@@ -276,11 +303,17 @@ impl Swarm {
         if ask.at.port() == 0 || self.awake(origins).any(|origin| origin.id == ask.peer.id) {
             return Announced::Unknown;
         }
+        let (id, Self { v4, v6, .. }) = (&ask.peer.id, &mut *self);
         let (announced, completed) = if ask.at.is_ipv4() {
-            store_in(&mut self.v4, hasher, ask)
+            let completed = ask.completed && !is_counted(v6.as_deref(), hasher, ask);
+            store_in(v4, hasher, ask, completed)
         } else {
-            store_in(&mut self.v6, hasher, ask)
+            let completed = ask.completed && !is_counted(v4.as_deref(), hasher, ask);
+            store_in(v6, hasher, ask, completed)
         };
+        self.settle(hasher);
+        let (v4, v6) = (self.v4.as_deref_mut(), self.v6.as_deref_mut());
+        self.twins.join(hasher, id, v4, v6);
         self.completed = self.completed.saturating_add(u32::from(completed));
         // A seed that renews is the one announce that changes nothing.
         let idle = Announced::Stored(Stored::Renewed);
@@ -288,6 +321,19 @@ impl Swarm {
             self.changed = ask.peer.seen;
         }
         announced
+    }
+
+    /// Brings both lists in step after one of them changed, and drops an empty one.
+    fn settle(&mut self, hasher: &RandomState) {
+        let Self { v4, v6, twins, .. } = self;
+        if let Some(list) = v4 {
+            twins.part(hasher, list.parted(), v6.as_deref_mut());
+        }
+        if let Some(list) = v6 {
+            twins.part(hasher, list.parted(), v4.as_deref_mut());
+        }
+        v4.take_if(|list| list.is_empty());
+        v6.take_if(|list| list.is_empty());
     }
 
     /// Origins first, then a mix of seeds and leechers of the asker's family, then the other
@@ -354,10 +400,18 @@ impl Swarm {
     }
 }
 
+/// Whether the completion of the asker was counted when it said so in the other family.
+fn is_counted<E: Endpoint>(other: Option<&PeerList<E>>, hasher: &RandomState, ask: &Ask) -> bool {
+    let twin = other.and_then(|list| Some(list.get(list.position(hasher, &ask.peer.id)?).1));
+    twin.is_some_and(|twin| twin.key == ask.peer.key && twin.flags.has(Flags::COUNTED))
+}
+
+/// Stores or forgets the asker; returns whether it completed for the first time, too.
 fn store_in<E: Endpoint>(
     list: &mut Option<Box<PeerList<E>>>,
     hasher: &RandomState,
     ask: &Ask,
+    completed: bool,
 ) -> (Announced, bool) {
     let Some(at) = E::of(ask.at) else {
         return (Announced::Unknown, false);
@@ -365,15 +419,12 @@ fn store_in<E: Endpoint>(
     let peer = ask.peer;
     if ask.event != AnnounceEvent::Stopped {
         let list = list.get_or_insert_default();
-        let (stored, completed) = list.announce(hasher, at, peer, ask.completed, ask.room);
+        let (stored, completed) = list.announce(hasher, at, peer, completed, ask.room);
         return (Announced::Stored(stored), completed);
     }
     let left = list
         .as_mut()
         .is_some_and(|list| list.leave(hasher, at, &peer.id, peer.key));
-    if list.as_ref().is_some_and(|list| list.is_empty()) {
-        *list = None;
-    }
     let announced = if left {
         Announced::Left
     } else {
@@ -425,12 +476,7 @@ fn expire_list<E: Endpoint>(
     budget: usize,
 ) -> (usize, Option<usize>) {
     let Some(peers) = list else { return (0, None) };
-    let outcome = peers.expire(hasher, now, from, budget);
-    if peers.is_empty() {
-        *list = None;
-        return (outcome.0, None);
-    }
-    outcome
+    peers.expire(hasher, now, from, budget)
 }
 
 /// A peer is complete when it says that nothing is left, or that it completed without saying

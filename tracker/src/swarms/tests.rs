@@ -1,6 +1,6 @@
 //! The table against a naive model, and the rules that no model shows well.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use std::net::SocketAddr;
@@ -128,21 +128,43 @@ impl Model {
         self.peers.retain(|p| p.at != at);
         let seed = r.left == Some(0);
         let completed = r.event == AnnounceEvent::Completed && seed;
+        let completed = completed && !self.twin(id, key, at).is_some_and(|twin| twin.counted);
         let counted = old.as_ref().map_or(seed && !completed, |old| old.counted);
         self.completed += u32::from(completed && !counted);
+        let key = match old {
+            Some(old) if key == 0 => old.key,
+            _ => key,
+        };
+        let mut counted = counted || completed;
+        if let Some(twin) = self.twin(id, key, at) {
+            counted |= twin.counted;
+            twin.counted = counted;
+        }
         self.peers.push(Naive {
             id,
             at,
-            key: if key == 0 {
-                old.map_or(0, |old| old.key)
-            } else {
-                key
-            },
+            key,
             seed,
             paused: r.event == AnnounceEvent::Paused,
-            counted: counted || completed,
+            counted,
             expires: now + if seed { 1_800 } else { 660 },
         });
+    }
+
+    /// The same peer in the other family.
+    fn twin(&mut self, id: u8, key: u64, at: SocketAddr) -> Option<&mut Naive> {
+        let mut others = self.peers.iter_mut();
+        others.find(|p| p.id == id && p.key == key && p.at.is_ipv4() != at.is_ipv4())
+    }
+
+    /// Seeds and leechers, each peer once: one that completed in a family did so in both.
+    fn count(&self) -> (usize, usize) {
+        let mut peers = HashMap::new();
+        for peer in &self.peers {
+            *peers.entry((peer.id, peer.key)).or_insert(false) |= peer.seed;
+        }
+        let seeds = peers.values().filter(|seed| **seed).count();
+        (seeds, peers.len() - seeds)
     }
 
     /// Who must be told about, and who may be: an expired peer until it is swept away.
@@ -257,9 +279,8 @@ proptest! {
                     expire_all(&mut shard, at(now));
                     model.peers.retain(|peer| peer.expires > now);
                     let entry = shard.scrape(&HASH);
-                    let seeds = model.peers.iter().filter(|peer| peer.seed).count();
-                    prop_assert_eq!(entry.complete as usize, seeds);
-                    prop_assert_eq!(entry.incomplete as usize, model.peers.len() - seeds);
+                    let counted = (entry.complete as usize, entry.incomplete as usize);
+                    prop_assert_eq!(counted, model.count());
                     if model.peers.is_empty() {
                         // An open tracker forgets an empty swarm with its count.
                         model.completed = 0;
@@ -284,7 +305,7 @@ fn every_peer_is_told_about_equally_often() {
             asker(&format!("10.0.0.{n}"), 1),
         );
     }
-    let mut told = std::collections::HashMap::<SocketAddr, u32>::new();
+    let mut told = HashMap::<SocketAddr, u32>::new();
     let rounds = 2_000;
     for _ in 0..rounds {
         let r = AnnounceRequest {
@@ -420,6 +441,40 @@ fn one_ipv6_network_cannot_fill_a_swarm_but_a_fleet_in_one_may() {
         asker("2001:db8:0:aaaa::3e7", 6881),
     );
     assert_eq!(shard.scrape(&HASH).incomplete, 1_256);
+}
+
+#[test]
+fn a_peer_in_both_families_counts_once() {
+    let mut shard = open();
+    let (v4, v6) = ("10.0.0.1", "2001:db8::1");
+    let mut say = |ip: &str, key, left, event| {
+        let r = AnnounceRequest {
+            key,
+            event,
+            ..request(1, 6881, left)
+        };
+        let (mut reply, mut told) = (AnnounceReply::default(), Told::default());
+        let asker = asker(ip, 6881);
+        let said = shard.announce(at(0), &r, asker, WHOLE, &mut reply, &mut told);
+        said.unwrap();
+        shard.check_invariant();
+        let entry = shard.scrape(&HASH);
+        (entry.complete, entry.incomplete, entry.downloaded)
+    };
+    use AnnounceEvent::{Completed, None, Started, Stopped};
+    let key = Some(7);
+    assert_eq!(say(v4, key, 5, Started), (0, 1, 0));
+    assert_eq!(say(v6, key, 5, Started), (0, 1, 0));
+    assert_eq!(say(v4, key, 0, Completed), (1, 0, 1));
+    assert_eq!(say(v6, key, 0, Completed), (1, 0, 1));
+    assert_eq!(say(v4, key, 0, None), (1, 0, 1));
+    // Another key is another peer, whatever its id says.
+    assert_eq!(say(v6, Some(8), 5, None), (1, 1, 1));
+    assert_eq!(say(v6, key, 0, None), (1, 0, 1));
+    assert_eq!(say(v4, key, 0, Stopped), (1, 0, 1));
+    // Heard over IPv6 alone so far, it completed all the same.
+    assert_eq!(say(v4, key, 0, Completed), (1, 0, 1));
+    assert_eq!(say(v6, key, 0, Stopped), (1, 0, 1));
 }
 
 #[test]
