@@ -361,7 +361,7 @@ impl Registrations {
         origin.awake = awake;
         // News of another tracker may come late: they do not take time away.
         origin.lease_ends = origin.lease_ends.max(lease_ends);
-        if moved {
+        if changed {
             origin.addrs = SmallVec::from_slice(addrs);
             self.take_addrs(slot, addrs);
         }

@@ -50,7 +50,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What is read within this time counts as heard now: whoever watches for changes has looked at
 /// what came before.
 const NEWS: Duration = Duration::from_secs(5);
-/// Between two looks at whether Redis still has the boot id.
+/// Between two looks at whether Redis still has the boot id, and at its clock.
 const CHECK: Duration = Duration::from_secs(30);
 
 /// Where the table puts what it heard.
@@ -182,7 +182,7 @@ async fn agree(connection: &mut MultiplexedConnection, ours: &str) -> Result<Str
     Ok(usable.unwrap_or_else(|| ours.to_owned()))
 }
 
-/// Redis' clock as it stood when a connection began, carried on by one that never jumps.
+/// Redis' clock as it stood a while ago, carried on by one that never jumps.
 #[derive(Debug, Clone, Copy)]
 struct RedisClock {
     since_epoch: Duration,
@@ -295,10 +295,14 @@ async fn read(
     service: &Arc<Service>,
 ) -> Result<(), RedisError> {
     let mut connection = connect(client).await?;
-    let clock = RedisClock::read(&mut connection).await?;
+    let mut clock = RedisClock::read(&mut connection).await?;
     let wait = usize::try_from(WAIT.as_millis()).unwrap_or(usize::MAX);
     let options = StreamReadOptions::default().block(wait).count(PAGE);
     loop {
+        // Two clocks drift apart over weeks.
+        if clock.read.elapsed() > CHECK {
+            clock = RedisClock::read(&mut connection).await?;
+        }
         let news: Option<StreamReadReply> = connection
             .xread_options(&[STREAM], &[last.as_str()], &options)
             .await?;

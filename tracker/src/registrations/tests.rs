@@ -330,7 +330,9 @@ proptest! {
         let mut all = fresh();
         let mut now = 0;
         for (origin, add, remove, pass) in steps {
-            register(&mut all, now, &batch(origin, &add, &remove));
+            // Two of them claim each address.
+            let request = in_the_place_of(origin / 2, batch(origin, &add, &remove));
+            register(&mut all, now, &request);
             now += pass * 10;
             tick(&mut all, now);
             drop_due(&mut all, now);
