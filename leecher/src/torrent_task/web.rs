@@ -27,7 +27,7 @@ use crate::webseed;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The same after wrong bytes: as long as peers are banned.
-const FIRST_BAN: Duration = Duration::from_secs(60);
+const FIRST_BAN: Duration = Duration::from_secs(10);
 const LONGEST_BAN: Duration = Duration::from_secs(600);
 
 /// Web seeds of one torrent.
@@ -148,7 +148,7 @@ impl TorrentTask {
             return;
         };
         let mut seed = web.seed.clone();
-        let pause = (FIRST_BAN * (1 << seed.lies.min(4))).min(LONGEST_BAN);
+        let pause = (FIRST_BAN * (1 << seed.lies.min(6))).min(LONGEST_BAN);
         tracing::warn!(
             url = %seed.url, info_hash = %self.shared.info.hash(), ?pause,
             "a web seed sent corrupt data"

@@ -14,7 +14,7 @@ use crate::id::PeerId;
 const MAX_BANS: usize = 4_096;
 const MAX_GONE: usize = 1_024;
 /// The first ban of a peer, doubled with each that follows, and the longest.
-const FIRST_BAN: Now = Now::from_secs(60);
+const FIRST_BAN: Now = Now::from_secs(10);
 const LONGEST_BAN: Now = Now::from_secs(600);
 
 /// Who a peer was.
@@ -59,7 +59,7 @@ impl Bans {
             times: 0,
         });
         if ban.until <= now {
-            let length = FIRST_BAN * (1 << ban.times.min(4));
+            let length = FIRST_BAN * (1 << ban.times.min(6));
             ban.until = now + length.min(LONGEST_BAN);
             ban.times += 1;
         }
@@ -96,7 +96,7 @@ mod tests {
         let who = Identity { addr, id, listen };
         let mut now = Now::ZERO;
         let mut lengths = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..8 {
             assert_eq!(bans.until(addr, id, now), None);
             let until = bans.ban(who, now);
             assert_eq!(bans.ban(who, now + Now::from_secs(1)), until);
@@ -104,6 +104,6 @@ mod tests {
             lengths.push((until - now).as_secs());
             now = until;
         }
-        assert_eq!(lengths, [60, 120, 240, 480, 600, 600]);
+        assert_eq!(lengths, [10, 20, 40, 80, 160, 320, 600, 600]);
     }
 }

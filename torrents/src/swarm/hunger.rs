@@ -11,6 +11,11 @@ const ENOUGH: u64 = 32 * 1024;
 /// More is not owed, however long nothing came: whoever is fed again is well soon.
 const MOST_OWED: Now = Now::from_secs(10);
 
+/// The time that so many bytes buy.
+pub(super) fn bought(bytes: u64) -> Now {
+    time_for(bytes, ENOUGH)
+}
+
 /// How long we have been hungry.
 #[derive(Debug, Default)]
 pub(super) struct Hunger {
@@ -26,7 +31,7 @@ impl Hunger {
     /// A connection gave so many useful bytes.
     pub(super) fn eat(&mut self, now: Now, bytes: u64) {
         let from = self.paid_until.max(now.saturating_sub(MOST_OWED));
-        self.paid_until = from.saturating_add(time_for(bytes, ENOUGH)).min(now);
+        self.paid_until = from.saturating_add(bought(bytes)).min(now);
     }
 
     /// For how long nothing has paid.

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::session::Peer;
+use super::session::{Peer, SHIRKING};
 use super::{Now, Reason, Slot, Swarm};
 
 /// Peers are asked for when fewer than this are known or connected.
@@ -18,8 +18,6 @@ const FEW_PEERS: usize = 8;
 const SEED_DIALS: usize = 8;
 /// A newcomer is not sent away before it had time to show its use.
 const PROBATION: Now = Now::from_secs(5);
-/// Who was unchoked for so long and asked for nothing only takes a place.
-const SHIRKING: Now = Now::from_secs(60);
 /// Who has what we want and neither gave nor took anything for so long does likewise.
 const WITHHOLDING: Now = Now::from_secs(30);
 /// So long without enough to live on is starving.

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
+use super::hunger::bought;
 use super::pieces::Pieces;
 use super::rate::Rate;
 use super::runs::Runs;
@@ -39,6 +40,8 @@ const LONGEST_OWN: Now = Now::from_secs(1);
 const DEFAULT_REQQ: u32 = 250;
 /// A peer is slow when others are this many times faster.
 const SLOW: u64 = 10;
+/// Who was unchoked for so long and hardly asked for anything only takes a place.
+pub(super) const SHIRKING: Now = Now::from_secs(60);
 /// Allowed-fast pieces remembered of one peer.
 const MAX_ALLOWED: usize = 32;
 /// Suggestions remembered of one peer.
@@ -120,7 +123,7 @@ pub(super) struct Peer {
     pub(super) turned: Now,
     /// When it last asked us for something or took something.
     pub(super) active: Now,
-    /// How long it was unchoked in former turns and asked for nothing, since it last did.
+    /// How long it was unchoked and asked for nothing; what it then asks for makes up for it.
     pub(super) shirked: Now,
     /// What we suggested to it.
     pub(super) errands: Errands,
@@ -336,6 +339,13 @@ impl Peer {
             true => self.shirked + now.saturating_sub(since),
             false => self.shirked,
         }
+    }
+
+    /// It asks us for so many bytes. One block now and then makes up for nothing.
+    pub(super) fn asks_for(&mut self, now: Now, bytes: u64) {
+        let idle = self.shirking(now).min(SHIRKING);
+        self.shirked = idle.saturating_sub(bought(bytes));
+        self.active = now;
     }
 
     /// It let requests rot; `alone` if nobody else delivered meanwhile either.

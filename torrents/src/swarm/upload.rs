@@ -85,8 +85,7 @@ impl Swarm {
                 && waiting < self.settings.max_inbound_requests
                 && self.have.contains(block.piece);
             if serve {
-                peer.active = now;
-                peer.shirked = Now::ZERO;
+                peer.asks_for(now, block.len.into());
                 if let Some(spread) = &mut self.spread {
                     spread.requested(block.piece, &mut peer.errands);
                 }
