@@ -7,6 +7,7 @@
 
 mod api;
 mod config;
+mod doubts;
 mod error;
 mod file_blob;
 mod heads;

@@ -105,6 +105,7 @@ impl Origin {
             background: background.clone(),
             stop: stop.clone(),
         }));
+        registry.mend_doubted();
         let limits = &config.limits;
         let sessions = Arc::new(Sessions::new(limits.sessions, limits.session_idle));
         let addrs = Addrs {

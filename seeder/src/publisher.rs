@@ -7,6 +7,7 @@ use leecher::Engine;
 use oci::{Digest, ErrorCode, RegistryError, RepoName, Tag};
 use torrents::InfoHash;
 
+use crate::doubts::Doubts;
 use crate::ledger::Change;
 use crate::registrar::{Registrar, TrackerStatus};
 use crate::shelf::Shelf;
@@ -31,6 +32,11 @@ impl Publisher {
             registrars,
             engine,
         }
+    }
+
+    /// What turned out not to be as it should.
+    pub(crate) fn doubts(&self) -> &Doubts {
+        self.shelf.doubts()
     }
 
     /// Seeds content and tells the trackers.

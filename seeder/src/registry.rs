@@ -11,6 +11,7 @@
 
 mod locks;
 mod manifests;
+mod mend;
 mod names;
 mod pull;
 mod removal;
@@ -145,15 +146,22 @@ impl Registry {
     /// leaves a link to nothing, which counts as nothing.
     async fn keep(&self, repo: &RepoName, blob: NewBlob) -> Result<BlobMeta, StoreError> {
         let digest = blob.digest.clone();
+        let blobs = &self.stores.blobs;
         let _lock = self.locks.digest(&digest).await;
+        let (known, there) = (blobs.stat(&digest).await?, blobs.file(&digest).await?);
         self.stores.repos.link(repo, &digest).await?;
-        match self.stores.blobs.put(blob).await {
+        match blobs.put(blob).await {
             Ok(meta) => {
+                // The engine may still have open what was lost.
+                let lost = |known: BlobMeta| there.is_none() || known.info_hash != meta.info_hash;
+                if known.is_some_and(lost) {
+                    self.publisher.withdraw(&digest).await;
+                }
                 self.publisher.publish(&meta);
                 Ok(meta)
             }
             Err(error) => {
-                if let Ok(None) = self.stores.blobs.stat(&digest).await {
+                if let Ok(None) = blobs.stat(&digest).await {
                     let _ = self.stores.repos.unlink(repo, &digest).await;
                 }
                 Err(error)
@@ -185,7 +193,8 @@ impl Registry {
                 holders.iter().any(|held| readable(held))
             }
         };
-        if !source || self.stat(digest).await?.is_none() {
+        // A client that hears of a mount sends nothing: the bytes must be there.
+        if !source || self.file(digest).await?.is_none() {
             return Ok(false);
         }
         self.stores
@@ -216,6 +225,18 @@ impl Registry {
         }
     }
 
+    /// The same, having looked whether the bytes are there.
+    async fn present_in(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Option<BlobMeta>, RegistryError> {
+        match self.blob_in(repo, digest).await? {
+            Some(_) => self.file(digest).await,
+            None => Ok(None),
+        }
+    }
+
     /// A repository that holds the digest and that the caller may read. For those who ask by
     /// digest alone.
     pub(crate) async fn readable_holder(
@@ -236,6 +257,15 @@ impl Registry {
 
     async fn stat(&self, digest: &Digest) -> Result<Option<BlobMeta>, RegistryError> {
         self.stores.blobs.stat(digest).await.map_err(storage)
+    }
+
+    /// What is stored, having looked whether it is there; what is known and is not is doubted.
+    async fn file(&self, digest: &Digest) -> Result<Option<BlobMeta>, RegistryError> {
+        let found = self.stores.blobs.file(digest).await.map_err(storage)?;
+        if found.is_none() && self.stat(digest).await?.is_some() {
+            self.publisher.doubts().raise(digest);
+        }
+        Ok(found.map(|(meta, _)| meta))
     }
 }
 
@@ -298,7 +328,9 @@ pub(crate) fn storage(error: StoreError) -> RegistryError {
             _ => format!("the origin's storage failed ({source}); its log says where"),
         },
         StoreError::Damaged { .. } => {
-            "what the origin stored is damaged; its log says where. Push the image again".into()
+            "what the origin stored is damaged, and is looked into; its log says where. \
+             Try again, and push the image again if that does not help"
+                .into()
         }
         StoreError::Conflict(_) => "the tag was moved by somebody else meanwhile".into(),
         StoreError::Closing => "the origin is stopping; try again".into(),

@@ -2,7 +2,7 @@
 //!
 //! The engine opens content through it when a peer asks, and closes it again; so a thousand
 //! stored blobs cost a few table entries. Nothing is hashed here: what the store holds was
-//! verified when it came, and peers verify every piece.
+//! verified when it came, and peers verify every piece. What cannot be opened is doubted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -14,12 +14,14 @@ use oci::Digest;
 use torrents::register::{MAX_NAMES, Registration};
 use torrents::{Info, InfoHash};
 
+use crate::doubts::Doubts;
 use crate::store::{BlobMeta, BlobStore, LocalTorrent};
 
 /// Everything seeded.
 pub(crate) struct Shelf {
     blobs: Arc<dyn BlobStore>,
     table: RwLock<Table>,
+    doubts: Doubts,
 }
 
 #[derive(Default)]
@@ -38,12 +40,18 @@ impl Shelf {
     pub(crate) fn new(blobs: Arc<dyn BlobStore>) -> Self {
         let shelf = Self {
             table: RwLock::default(),
+            doubts: Doubts::default(),
             blobs,
         };
         for meta in shelf.blobs.local() {
             shelf.add(&meta);
         }
         shelf
+    }
+
+    /// What turned out not to be as it should.
+    pub(crate) fn doubts(&self) -> &Doubts {
+        &self.doubts
     }
 
     /// Seeds it from now on. Its info hash, if it is news.
@@ -111,15 +119,17 @@ impl Shelf {
 
     /// The file and torrent behind an info hash. What is wrong with it, if something is, is
     /// logged.
-    async fn find(&self, info_hash: InfoHash) -> Option<LocalTorrent> {
+    async fn find(&self, info_hash: InfoHash) -> Option<(Digest, LocalTorrent)> {
         let digest = self.table().torrents.get(&info_hash)?.digest.clone();
         match self.blobs.torrent(&digest, info_hash).await {
-            Ok(found) => found,
+            Ok(Some(found)) => return Some((digest, found)),
+            Ok(None) => tracing::error!(%digest, %info_hash, "a torrent is missing"),
             Err(error) => {
                 tracing::error!(%digest, %info_hash, %error, "cannot seed stored content");
-                None
             }
         }
+        self.doubts.raise(&digest);
+        None
     }
 
     fn table(&self) -> std::sync::RwLockReadGuard<'_, Table> {
@@ -154,7 +164,7 @@ impl Table {
 #[async_trait]
 impl Library for Shelf {
     async fn open(&self, info_hash: InfoHash) -> Option<(Info, Arc<Content>)> {
-        let LocalTorrent { path, info } = self.find(info_hash).await?;
+        let (digest, LocalTorrent { path, info }) = self.find(info_hash).await?;
         let opened = tokio::task::spawn_blocking(move || {
             Content::complete(&path, &info)
                 .map(|content| (info, Arc::new(content)))
@@ -162,6 +172,10 @@ impl Library for Shelf {
                     tracing::error!(path = %path.display(), %error, "cannot seed stored content");
                 })
         });
-        opened.await.ok()?.ok()
+        let opened = opened.await.ok()?;
+        if opened.is_err() {
+            self.doubts.raise(&digest);
+        }
+        opened.ok()
     }
 }

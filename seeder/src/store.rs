@@ -10,6 +10,7 @@
 mod dir;
 mod staged;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,11 +60,13 @@ pub(crate) struct LocalTorrent {
 pub(crate) trait BlobStore: Send + Sync + 'static {
     /// A place for content to arrive in.
     async fn stage(&self) -> Result<Staged, StoreError>;
-    /// Keeps content. If that digest is stored already, the first copy stays and the new one
-    /// is dropped: both writers have succeeded.
+    /// Keeps content. If that digest is stored already, the bytes that were verified last take
+    /// the place of the others, and what else is damaged is made good: a push heals.
     async fn put(&self, blob: NewBlob) -> Result<BlobMeta, StoreError>;
-    /// What is stored under that digest.
+    /// What is stored under that digest, as far as is known.
     async fn stat(&self, digest: &Digest) -> Result<Option<BlobMeta>, StoreError>;
+    /// The same, having looked: its file is there, and as long as it should be.
+    async fn file(&self, digest: &Digest) -> Result<Option<(BlobMeta, Arc<File>)>, StoreError>;
     /// Opens content to be read in ranges. It stays readable when it is removed meanwhile.
     async fn open(&self, digest: &Digest) -> Result<Option<Arc<dyn Blob>>, StoreError>;
     /// The file and torrent to seed under an info hash; `None` when there is no such torrent.
@@ -75,6 +78,15 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// Gives content another torrent beside the one it has, preferred from now on. The older
     /// one is dropped at the next start.
     async fn retorrent(&self, digest: &Digest, info: Info) -> Result<(), StoreError>;
+    /// Content is not what its name says: it is kept for a person to judge and counts as
+    /// absent, so that a push brings it again. `read` is the file that was found wrong; `None`
+    /// when there is none of the right length. `false` when that is no longer so.
+    async fn set_aside(
+        &self,
+        digest: &Digest,
+        read: Option<Arc<File>>,
+        what: &'static str,
+    ) -> Result<bool, StoreError>;
     /// Drops content and its torrent.
     async fn remove(&self, digest: &Digest) -> Result<bool, StoreError>;
     /// Everything that lies on this host and can be seeded.

@@ -97,6 +97,126 @@ async fn damage_is_set_aside_and_healed_by_a_push() {
     }
 }
 
+/// Files of a stored blob: its data, its torrent.
+fn files_of(data: &Path, digest: &Digest) -> (PathBuf, PathBuf) {
+    let dir = blob_dir(data, digest);
+    let mut entries = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path());
+    let torrent = entries.find(|path| !path.ends_with("data")).unwrap();
+    (dir.join("data"), torrent)
+}
+
+/// Other bytes in a file, as many as there were.
+fn spoil(path: &Path) {
+    let length = usize::try_from(fs::metadata(path).unwrap().len()).unwrap();
+    fs::write(path, noise(99, length)).unwrap();
+}
+
+#[tokio::test]
+async fn lost_content_comes_back_with_a_push() {
+    let bed = bed().await;
+    let content = noise(25, 300_000);
+    let digest = bed.push("p/x", content.clone()).await;
+    let path = format!("/v2/p/x/blobs/{digest}");
+    let image = common::image(&content, &[]);
+    for again in 0..2 {
+        fs::remove_file(files_of(&bed.data(), &digest).0).unwrap();
+        // Whatever promises that the bytes are there looks.
+        let mount = format!("/v2/p/y/blobs/uploads/?mount={digest}&from=p/x");
+        assert_eq!(bed.status("POST", &mount).await, 202);
+        let put = bed.put_manifest("p/x", "v1", &image).await;
+        assert_eq!(common::code(put).await, "MANIFEST_BLOB_UNKNOWN");
+        assert_eq!(bed.status("HEAD", &path).await, 404);
+        bed.push("p/x", content.clone()).await;
+        assert_eq!(bed.send("GET", &path).await.bytes().await.unwrap(), content);
+        let torrent = bed.api(&format!("/torrents/{digest}?repo=p/x")).await;
+        assert_eq!(torrent.status(), 200, "{again}");
+    }
+    assert_eq!(
+        bed.put_manifest("p/x", "v1", &image).await.status(),
+        201,
+        "all of it is here again"
+    );
+}
+
+#[tokio::test]
+async fn bytes_that_nobody_knew_to_be_wrong_are_replaced_by_a_push() {
+    let bed = bed().await;
+    let content = noise(26, 300_000);
+    let digest = bed.push("p/x", content.clone()).await;
+    spoil(&files_of(&bed.data(), &digest).0);
+    bed.push("p/x", content.clone()).await;
+    let bed = bed.restart(false).await;
+    let got = bed.send("GET", &format!("/v2/p/x/blobs/{digest}")).await;
+    assert_eq!(got.bytes().await.unwrap(), content);
+    bed.spool_empties().await;
+}
+
+#[tokio::test]
+async fn a_damaged_torrent_is_made_anew() {
+    let bed = bed().await;
+    let content = noise(27, 300_000);
+    let digest = bed.push("p/x", content.clone()).await;
+    let path = format!("/torrents/{digest}?repo=p/x");
+    let before = bed.api(&path).await.bytes().await.unwrap();
+    for pushed in [false, true] {
+        spoil(&files_of(&bed.data(), &digest).1);
+        if pushed {
+            bed.push("p/x", content.clone()).await;
+        } else {
+            assert_eq!(bed.api(&path).await.status(), 503);
+        }
+        let deadline = Instant::now() + common::SOON;
+        let mut after = bed.api(&path).await;
+        while after.status() != 200 && !pushed && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            after = bed.api(&path).await;
+        }
+        assert_eq!(after.bytes().await.unwrap(), before);
+    }
+    let got = bed.send("GET", &format!("/v2/p/x/blobs/{digest}")).await;
+    assert_eq!(got.bytes().await.unwrap(), content);
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_set_aside_once_somebody_notices() {
+    let bed = bed().await;
+    let layer = noise(28, 300_000);
+    let digest = bed.push_image("p/x", "v1", &[&layer]).await;
+    let layer_digest = Digest::sha256_of(&layer);
+    // A manifest is looked at whenever it is read, a layer when its torrent fails.
+    spoil(&files_of(&bed.data(), &digest).0);
+    assert_eq!(bed.status("GET", "/v2/p/x/manifests/v1").await, 404);
+    let (bytes, torrent) = files_of(&bed.data(), &layer_digest);
+    spoil(&bytes);
+    spoil(&torrent);
+    let api = format!("/torrents/{layer_digest}?repo=p/x");
+    assert_eq!(bed.api(&api).await.status(), 503);
+    let aside = bed.data().join("aside");
+    common::soon(|| fs::read_dir(&aside).unwrap().count() == 2).await;
+    let path = format!("/v2/p/x/blobs/{layer_digest}");
+    assert_eq!(bed.status("HEAD", &path).await, 404);
+    assert_eq!(bed.push_image("p/x", "v1", &[&layer]).await, digest);
+    let bed = bed.restart(false).await;
+    assert_eq!(bed.send("GET", &path).await.bytes().await.unwrap(), layer);
+    assert_eq!(bed.status("GET", "/v2/p/x/manifests/v1").await, 200);
+    assert_eq!(bed.api(&api).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_damaged_tag_is_mended_by_a_push() {
+    let bed = bed().await;
+    let digest = bed.push_image("p/x", "v1", &[b"layer"]).await;
+    let tag = bed.data().join("repos/p/x/_tags/v1");
+    fs::write(&tag, "").unwrap();
+    assert_eq!(bed.status("GET", "/v2/p/x/manifests/v1").await, 503);
+    assert_eq!(bed.push_image("p/x", "v1", &[b"layer"]).await, digest);
+    assert_eq!(bed.status("GET", "/v2/p/x/manifests/v1").await, 200);
+    // Nor does it keep anything from being deleted.
+    fs::write(&tag, "").unwrap();
+    let path = format!("/v2/p/x/manifests/{digest}");
+    assert_eq!(bed.status("DELETE", &path).await, 202);
+}
+
 #[tokio::test]
 async fn a_directory_has_one_owner() {
     let bed = bed().await;

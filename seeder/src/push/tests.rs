@@ -1,5 +1,6 @@
 //! What clients are told when the store fails under them.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
@@ -52,6 +53,17 @@ impl BlobStore for Flaky {
     }
     async fn open(&self, digest: &Digest) -> Result<Option<Arc<dyn Blob>>, StoreError> {
         self.inner.open(digest).await
+    }
+    async fn file(&self, digest: &Digest) -> Result<Option<(BlobMeta, Arc<File>)>, StoreError> {
+        self.inner.file(digest).await
+    }
+    async fn set_aside(
+        &self,
+        digest: &Digest,
+        read: Option<Arc<File>>,
+        what: &'static str,
+    ) -> Result<bool, StoreError> {
+        self.inner.set_aside(digest, read, what).await
     }
     async fn torrent(
         &self,

@@ -108,7 +108,7 @@ impl Registry {
         manifest: &Manifest,
     ) -> Result<(), RegistryError> {
         for blob in &manifest.blobs {
-            match self.blob_in(repo, &blob.digest).await? {
+            match self.present_in(repo, &blob.digest).await? {
                 Some(found) => check_size(blob, &found)?,
                 None if blob.is_foreign() => {}
                 None => return Err(unknown(repo, "blob", blob)),
@@ -116,7 +116,7 @@ impl Registry {
         }
         for child in &manifest.children {
             // A child is a manifest as a rule; build caches list blobs in their indexes.
-            match self.blob_in(repo, &child.digest).await? {
+            match self.present_in(repo, &child.digest).await? {
                 Some(found) => check_size(child, &found)?,
                 None if self.sparse_indexes || child.is_foreign() => {}
                 None => return Err(unknown(repo, "manifest", child)),
@@ -132,7 +132,9 @@ impl Registry {
         digest: &Digest,
         bytes: Bytes,
     ) -> Result<BlobMeta, RegistryError> {
-        if let Some(kept) = self.blob_in(repo, digest).await? {
+        if let Some(kept) = self.present_in(repo, digest).await?
+            && self.read_whole(&kept).await?.as_ref() == Some(&bytes)
+        {
             return Ok(kept);
         }
         let mut intake = Intake::new(Arc::clone(&self.stores.blobs), digest.algorithm());
@@ -179,7 +181,8 @@ pub(crate) enum PutTagError {
     Registry(#[from] RegistryError),
 }
 
-fn checked(wanted: &Digest, bytes: &[u8]) -> Result<Digest, RegistryError> {
+/// The digest, if it is that of the bytes.
+pub(super) fn checked(wanted: &Digest, bytes: &[u8]) -> Result<Digest, RegistryError> {
     let mut verifier = wanted.verifier();
     verifier.update(bytes);
     let actual = verifier.finish();

@@ -11,6 +11,7 @@ use oci::{
     StoredManifest, Tag, TagPage,
 };
 
+use super::manifests::checked;
 use super::{Registry, storage};
 use crate::store::BlobMeta;
 
@@ -62,11 +63,12 @@ impl Pull for Registry {
                 .open(&meta.digest)
                 .await
                 .map_err(storage)?,
-            None => None,
+            None => return Err(no_blob(repo, digest)),
         };
+        // Known, and not there: a client that hears 404 pushes it again.
         opened.ok_or_else(|| {
-            let message = format!("{repo} has no blob {digest}");
-            RegistryError::new(ErrorCode::BlobUnknown, message)
+            self.publisher.doubts().raise(digest);
+            no_blob(repo, digest)
         })
     }
 
@@ -123,7 +125,8 @@ impl Pull for Registry {
 }
 
 impl Registry {
-    /// All of a manifest's bytes; `None` when they are gone.
+    /// All of a manifest's bytes; `None` when they are gone or no longer what they were, which
+    /// is cheap to see in something so small.
     pub(super) async fn read_whole(&self, meta: &BlobMeta) -> Result<Option<Bytes>, RegistryError> {
         if meta.length > MAX_MANIFEST as u64 {
             return Ok(None);
@@ -134,13 +137,20 @@ impl Registry {
             .open(&meta.digest)
             .await
             .map_err(storage)?;
-        let Some(blob) = opened else { return Ok(None) };
+        let Some(blob) = opened else {
+            self.publisher.doubts().raise(&meta.digest);
+            return Ok(None);
+        };
         let mut bytes = BytesMut::new();
         let mut stream = blob.stream(0..meta.length);
         while let Some(step) = stream.next().await {
             let step = step
                 .map_err(|error| RegistryError::new(ErrorCode::Unavailable, error.to_string()))?;
             bytes.extend_from_slice(&step);
+        }
+        if checked(&meta.digest, &bytes).is_err() {
+            self.publisher.doubts().raise(&meta.digest);
+            return Ok(None);
         }
         Ok(Some(bytes.freeze()))
     }
@@ -160,6 +170,11 @@ impl Registry {
         let listed = self.read_manifest(repo, &digest).await?;
         Ok(listed.map_or_else(Vec::new, |(Manifest { children, .. }, _)| children))
     }
+}
+
+fn no_blob(repo: &RepoName, digest: &Digest) -> RegistryError {
+    let message = format!("{repo} has no blob {digest}");
+    RegistryError::new(ErrorCode::BlobUnknown, message)
 }
 
 fn bounded(page: &Page) -> Page {

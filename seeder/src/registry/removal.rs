@@ -58,7 +58,9 @@ impl Registry {
         digest: &Digest,
     ) -> Result<(), RegistryError> {
         let _lock = self.locks.repo(repo).await;
-        if self.blob_in(repo, digest).await?.is_none() {
+        // Also what was lost: a link to nothing is there to be removed.
+        let linked = self.stores.repos.linked(repo, digest).await;
+        if !linked.map_err(storage)? {
             let message = format!("{repo} has no blob {digest}");
             return Err(RegistryError::new(ErrorCode::BlobUnknown, message));
         }

@@ -13,7 +13,7 @@ use torrents::{Geometry, Info, Metainfo};
 use url::Url;
 
 use super::{Registry, storage};
-use crate::store::{BlobMeta, LocalTorrent};
+use crate::store::{BlobMeta, LocalTorrent, StoreError};
 
 /// What goes around the info dictionary.
 #[derive(Debug, Clone)]
@@ -45,23 +45,25 @@ impl Registry {
         let Some(info_hash) = meta.info_hash else {
             return Ok(None);
         };
-        let found = self
-            .stores
-            .blobs
-            .torrent(&meta.digest, info_hash)
-            .await
-            .map_err(storage)?;
-        Ok(found.map(|LocalTorrent { info, .. }| {
-            let metainfo = Metainfo {
-                info,
-                trackers: order_tiers(info_hash, &self.web.announce),
-                url_list: vec![self.web_seed(&meta.digest)],
-                comment: Some(comment),
-                created_by: Some(concat!("groundswell ", env!("CARGO_PKG_VERSION")).into()),
-                creation_date: None,
-            };
-            metainfo.encode()
-        }))
+        let found = self.stores.blobs.torrent(&meta.digest, info_hash).await;
+        let missing = || StoreError::Damaged {
+            path: meta.digest.to_string().into(),
+            what: "its torrent is missing".into(),
+        };
+        let found = found.and_then(|found| found.ok_or_else(missing));
+        let LocalTorrent { info, .. } = found.map_err(|error| {
+            self.publisher.doubts().raise(&meta.digest);
+            storage(error)
+        })?;
+        let metainfo = Metainfo {
+            info,
+            trackers: order_tiers(info_hash, &self.web.announce),
+            url_list: vec![self.web_seed(&meta.digest)],
+            comment: Some(comment),
+            created_by: Some(concat!("groundswell ", env!("CARGO_PKG_VERSION")).into()),
+            creation_date: None,
+        };
+        Ok(Some(metainfo.encode()))
     }
 
     fn web_seed(&self, digest: &Digest) -> String {
@@ -113,7 +115,7 @@ impl Registry {
             return Ok(false);
         };
         let failed = |source| {
-            storage(crate::store::StoreError::Io {
+            storage(StoreError::Io {
                 path: meta.digest.to_string().into(),
                 source,
             })

@@ -8,7 +8,7 @@
 //! blobs/<algorithm>/<2 hex>/<hex>/    complete content, never written again
 //!     data                            its bytes
 //!     torrent-<info hash>-<length>    its raw info dictionary; none when it is empty
-//! aside/<name>                        what did not look right at start, for a person to judge
+//! aside/<name>                        what turned out damaged, for a person to judge
 //! repos/<name>/_blobs/<digest>        empty: the repository holds that blob
 //! repos/<name>/_manifests/<digest>    its media type; the bytes are a blob
 //! repos/<name>/_referrers/<digest>/<digest>   subject, and empty: who refers to it
@@ -17,7 +17,7 @@
 //!
 //! Crash rules: content is written and synced inside `spool`, renamed as a directory, and its
 //! new parent synced, so a digest is there with bytes and torrent or not at all. Small files
-//! are replaced by rename the same way. Only then is the index in memory changed, which
+//! are replaced by rename the same way, and so are the bytes of a digest that is pushed again. Only then is the index in memory changed, which
 //! answers `stat`, `linked` and `holders` without touching the disk. A start reads names and
 //! lengths, never content. After an unclean stop it may read what the process that died had
 //! not made durable yet; so the file system is synced in the background, and nothing new is

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use oci::{Blob, Digest};
 use torrents::{Info, InfoHash};
 
-use super::{DirStore, Inner, durable};
+use super::{DirStore, Inner, durable, scan};
 use crate::file_blob::FileBlob;
 use crate::store::staged::DATA;
 use crate::store::{BlobMeta, BlobStore, LocalTorrent, NewBlob, Staged, StoreError};
@@ -34,7 +35,20 @@ impl BlobStore for DirStore {
         let Some(meta) = self.inner.index().blobs.get(digest).cloned() else {
             return Ok(None);
         };
-        self.blocking(move |inner| inner.open(&meta)).await
+        self.blocking(move |inner| {
+            let path = blob_dir(&inner.root, &meta.digest).join(DATA);
+            let file = inner.file(&meta)?;
+            Ok(file.map(|file| Arc::new(FileBlob::new(file, meta.length, path)) as Arc<dyn Blob>))
+        })
+        .await
+    }
+
+    async fn file(&self, digest: &Digest) -> Result<Option<(BlobMeta, Arc<File>)>, StoreError> {
+        let Some(meta) = self.inner.index().blobs.get(digest).cloned() else {
+            return Ok(None);
+        };
+        self.blocking(move |inner| Ok(inner.file(&meta)?.map(|file| (meta, Arc::new(file)))))
+            .await
     }
 
     async fn torrent(
@@ -52,6 +66,17 @@ impl BlobStore for DirStore {
     async fn retorrent(&self, digest: &Digest, info: Info) -> Result<(), StoreError> {
         let digest = digest.clone();
         self.blocking(move |inner| inner.retorrent(&digest, &info))
+            .await
+    }
+
+    async fn set_aside(
+        &self,
+        digest: &Digest,
+        read: Option<Arc<File>>,
+        what: &'static str,
+    ) -> Result<bool, StoreError> {
+        let digest = digest.clone();
+        self.blocking(move |inner| inner.set_aside(&digest, read.as_deref(), what))
             .await
     }
 
@@ -74,9 +99,6 @@ impl BlobStore for DirStore {
 impl Inner {
     fn put(&self, mut blob: NewBlob) -> Result<BlobMeta, StoreError> {
         self.settle()?;
-        if let Some(stored) = self.index().blobs.get(&blob.digest) {
-            return Ok(stored.clone());
-        }
         blob.staged
             .file()
             .sync_data()
@@ -87,9 +109,17 @@ impl Inner {
         durable::sync_dir(blob.staged.dir())?;
         let home = blob_dir(&self.root, &blob.digest);
         let _moving = self.moving(&home);
-        // Somebody else may have brought the same content meanwhile.
-        if let Some(stored) = self.index().blobs.get(&blob.digest) {
-            return Ok(stored.clone());
+        let stored = self.index().blobs.get(&blob.digest).cloned();
+        if let Some(stored) = stored.filter(|stored| self.looks_sound(stored)) {
+            // What is stored was right when it came; whether it still is, only reading all of
+            // it would tell. What has just come is right, and a rename costs nothing. Whoever
+            // reads the old bytes goes on with them.
+            durable::rename(&blob.staged.dir().join(DATA), &home.join(DATA))?;
+            return Ok(stored);
+        }
+        if home.exists() {
+            let (name, what) = (blob.digest.hex(), "its bytes or its torrent were damaged");
+            scan::set_aside(&self.root, &home, &name, what)?;
         }
         durable::rename(blob.staged.dir(), &home)?;
         blob.staged.taken();
@@ -102,13 +132,49 @@ impl Inner {
         Ok(meta)
     }
 
-    fn open(&self, meta: &BlobMeta) -> Result<Option<Arc<dyn Blob>>, StoreError> {
+    /// As far as can be told without reading content.
+    fn looks_sound(&self, meta: &BlobMeta) -> bool {
+        let torrent = meta.info_hash.map(|hash| self.torrent(meta, hash));
+        matches!(self.file(meta), Ok(Some(_))) && matches!(torrent, None | Some(Ok(Some(_))))
+    }
+
+    fn file(&self, meta: &BlobMeta) -> Result<Option<File>, StoreError> {
         let path = blob_dir(&self.root, &meta.digest).join(DATA);
-        match File::open(&path) {
-            Ok(file) => Ok(Some(Arc::new(FileBlob::new(file, meta.length, path)))),
+        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
+        match opened {
+            Ok((found, file)) => {
+                Ok((found.is_file() && found.len() == meta.length).then_some(file))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StoreError::Io { path, source }),
         }
+    }
+
+    fn set_aside(
+        &self,
+        digest: &Digest,
+        read: Option<&File>,
+        what: &str,
+    ) -> Result<bool, StoreError> {
+        let home = blob_dir(&self.root, digest);
+        let _moving = self.moving(&home);
+        let Some(meta) = self.index().blobs.get(digest).cloned() else {
+            return Ok(false);
+        };
+        // A push may have healed it since.
+        let still = match (self.file(&meta)?, read) {
+            (None, None) => true,
+            (Some(found), Some(read)) => is_same(&found, read).map_err(StoreError::at(&home))?,
+            _ => false,
+        };
+        if !still {
+            return Ok(false);
+        }
+        if home.exists() {
+            scan::set_aside(&self.root, &home, &digest.hex(), what)?;
+        }
+        self.index_mut().blobs.remove(digest);
+        Ok(true)
     }
 
     fn torrent(
@@ -152,7 +218,10 @@ impl Inner {
             if self.index_mut().blobs.remove(digest).is_none() {
                 return Ok(false);
             }
-            fs::rename(&home, &gone).map_err(StoreError::at(&home))?;
+            match fs::rename(&home, &gone) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+                renamed => renamed.map_err(StoreError::at(&home))?,
+            }
             durable::sync_dir(home.parent().unwrap_or(&home))?;
         }
         if let Err(error) = fs::remove_dir_all(&gone) {
@@ -160,6 +229,11 @@ impl Inner {
         }
         Ok(true)
     }
+}
+
+fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 /// Where content of that digest lives.

@@ -107,7 +107,8 @@ fn preferred(dir: &Path, found: &[(InfoHash, u64)]) -> Result<Option<InfoHash>, 
     Ok(Some(best.0))
 }
 
-fn set_aside(root: &Path, dir: &Path, name: &str, what: &str) -> Result<(), StoreError> {
+/// Out of the way, and kept.
+pub(super) fn set_aside(root: &Path, dir: &Path, name: &str, what: &str) -> Result<(), StoreError> {
     let aside = root.join("aside");
     let place = (0_u32..)
         .map(|n| aside.join(format!("{name}.{n}")))

@@ -40,7 +40,7 @@ impl TagTable for DirStore {
         self.blocking(move |inner| {
             let path = inner.tag_path(&repo, &tag);
             let _moving = inner.moving(&path);
-            if expect != Expect::Any && !expect.meets(read_tag(&path)?.as_ref()) {
+            if expect != Expect::Any && !expect.meets(found_tag(&path)?.as_ref()) {
                 return Ok(false);
             }
             durable::remove(&path)
@@ -81,7 +81,7 @@ impl Inner {
         self.make(repo, Path::new("_tags"))?;
         let path = self.tag_path(repo, tag);
         let _moving = self.moving(&path);
-        let found = read_tag(&path)?;
+        let found = found_tag(&path)?;
         if !expect.meets(found.as_ref()) {
             return Err(StoreError::Conflict(found));
         }
@@ -103,6 +103,15 @@ impl Inner {
         self.moving[slot]
             .lock()
             .expect("no panic while a path changes")
+    }
+}
+
+/// Where a tag is for those who move it: one that cannot be read is nowhere, so that a push
+/// mends it.
+fn found_tag(path: &Path) -> Result<Option<Digest>, StoreError> {
+    match read_tag(path) {
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        found => found,
     }
 }
 
