@@ -20,7 +20,7 @@ use crate::error::OriginError;
 use crate::heads::HeadStarts;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
-use crate::push::RegistryPort;
+use crate::push::{RegistryPort, Room};
 use crate::registrar::{self, Identity, Registrar};
 use crate::registry::{Parts, Registry, WebAddresses};
 use crate::sessions::Sessions;
@@ -281,6 +281,7 @@ impl Ports {
             registry: Arc::clone(&registry),
             sessions: Arc::clone(&sessions),
             receiving: Arc::new(Semaphore::new(bounds.receiving)),
+            room: Arc::new(Room::new()),
             tasks: background.clone(),
         };
         let api = ApiPort {

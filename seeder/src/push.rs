@@ -5,6 +5,7 @@
 //! commit under way nor leaves a session half-written. There is no deadline on a body; one
 //! that stalls is cut by the port.
 
+mod room;
 #[cfg(test)]
 mod tests;
 mod uploads;
@@ -13,13 +14,11 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
-use oci::manifest::{MAX_MANIFEST, too_large};
 use oci::route::{Route, query_value};
 use oci::serve::{Service, caller, read};
 use oci::{Action, Caller, Digest, ErrorCode, Reference, RegistryError, RepoName};
@@ -28,6 +27,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::registry::Registry;
 use crate::sessions::Sessions;
+
+use room::Received;
+pub(crate) use room::Room;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -38,8 +40,10 @@ const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 pub(crate) struct RegistryPort {
     pub(crate) registry: Arc<Registry>,
     pub(crate) sessions: Arc<Sessions>,
-    /// How many bodies are received at once.
+    /// How many uploads have bytes in memory at once.
     pub(crate) receiving: Arc<Semaphore>,
+    /// For the bytes of manifests.
+    pub(crate) room: Arc<Room>,
     /// Owns the tasks that receive.
     pub(crate) tasks: TaskTracker,
 }
@@ -115,13 +119,12 @@ impl RegistryPort {
         };
         self.registry.permit(caller, Action::Push, &repo, digest)?;
         let content_type = text(request.headers(), &CONTENT_TYPE).map(str::to_owned);
-        if length(request.headers()).is_some_and(|length| length > MAX_MANIFEST as u64) {
-            return Err(too_large());
-        }
-        let bytes = read_manifest(request.into_body()).await?;
+        let announced = length(request.headers());
+        let Received { bytes, room } = self.room.receive(request.into_body(), announced).await?;
         let registry = Arc::clone(&self.registry);
         let (name, by) = (repo.clone(), reference.clone());
         let put = self.tasks.spawn(async move {
+            let _room = room;
             registry
                 .put_manifest(&name, &by, content_type.as_deref(), bytes)
                 .await
@@ -161,22 +164,6 @@ impl RegistryPort {
         self.registry.delete_blob(repo, digest).await?;
         Ok(empty(StatusCode::ACCEPTED))
     }
-}
-
-async fn read_manifest(body: Body) -> Result<Bytes, RegistryError> {
-    let mut bytes = Vec::new();
-    let mut stream = body.into_data_stream();
-    while let Some(step) = stream.next().await {
-        let step = step.map_err(|error| {
-            let message = format!("the manifest did not come whole: {error}");
-            RegistryError::new(ErrorCode::ManifestInvalid, message)
-        })?;
-        if bytes.len() + step.len() > MAX_MANIFEST {
-            return Err(too_large());
-        }
-        bytes.extend_from_slice(&step);
-    }
-    Ok(bytes.into())
 }
 
 fn created(location: &str, digest: &Digest) -> Response {

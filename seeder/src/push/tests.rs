@@ -127,6 +127,7 @@ async fn bench() -> Bench {
         registry: Arc::new(registry),
         sessions: Arc::new(Sessions::new(limits.sessions, limits.session_idle)),
         receiving: Arc::new(Semaphore::new(limits.receiving)),
+        room: Arc::new(Room::new()),
         tasks,
     };
     Bench { dir, port, disk }
