@@ -42,7 +42,8 @@ pub struct Limits {
     pub session_idle: Duration,
     /// A body that brings no byte for this long is cut. There is no deadline on a whole one.
     pub body_idle: Duration,
-    /// Bodies received at once; more wait their turn. Each holds a mebibyte or two in memory.
+    /// Uploads that have bytes in memory at once, a mebibyte or two each; more wait their turn.
+    /// One whose client is silent has none.
     pub receiving: usize,
     /// Upload sessions at once; more are told to come back (429).
     pub sessions: usize,

@@ -640,3 +640,48 @@ async fn policy_is_asked_everywhere() {
     let tags = format!("http://{}/tags/secret/x:v1", bed.origin.addrs().tags);
     assert_eq!(bed.client.get(tags).send().await.unwrap().status(), 403);
 }
+
+#[tokio::test]
+async fn silent_and_dripping_uploads_let_others_by() {
+    let bed = bed_with(|config| config.limits.receiving = 2).await;
+    let bytes = noise(41, 700_000);
+    let digest = Digest::sha256_of(&bytes);
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let session = bed.session("p/x").await;
+        let mut stream = bed.raw().await;
+        let head = format!(
+            "PUT {session}?digest={digest} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            bytes.len()
+        );
+        begin(&mut stream, &head, &bytes[..300_000]).await;
+        stalled.push(stream);
+    }
+    // Two that are never silent for long: they hold every place there is.
+    let mut drips = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let session = bed.session("p/x").await;
+        let mut stream = bed.raw().await;
+        let head =
+            format!("PATCH {session} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n");
+        begin(&mut stream, &head, b"").await;
+        drips.spawn(async move {
+            loop {
+                begin(&mut stream, "", b"x").await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+    }
+    tokio::time::timeout(common::SOON, bed.push("p/x", "small"))
+        .await
+        .expect("others are let by");
+    drips.shutdown().await;
+    // Silence has cost those who were silent nothing.
+    for mut stream in stalled {
+        begin(&mut stream, "", &bytes[300_000..]).await;
+        let answer = rest(stream).await;
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    }
+    let got = bed.send("GET", &format!("/v2/p/x/blobs/{digest}")).await;
+    assert_eq!(got.bytes().await.unwrap(), bytes);
+}

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
@@ -14,6 +14,8 @@ use oci::digest::Algorithm;
 use oci::range::upload_chunk;
 use oci::route::{Route, query_value};
 use oci::{Action, Caller, Digest, ErrorCode, RegistryError, RepoName};
+use tokio::sync::SemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use super::{Answer, RegistryPort, created, empty, header, interrupted, length, parsed, text};
 use crate::intake::Intake;
@@ -26,6 +28,11 @@ const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// When a client that was turned away may come back.
 const LATER: Duration = Duration::from_secs(10);
+
+/// A client that brings nothing for this long ends its turn.
+const LULL: Duration = Duration::from_secs(1);
+/// A turn is over after this long, when others may be waiting for theirs.
+const TURN: Duration = Duration::from_secs(5);
 
 /// Why a body was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -240,8 +247,6 @@ impl RegistryPort {
 
     /// Takes the body in, whole or not at all.
     async fn receive(&self, mut writer: Writer, body: Body) -> Result<Writer, RegistryError> {
-        // Waiting for a turn costs the client nothing but time: its bytes wait in its socket.
-        let _turn = self.receiving.acquire().await.map_err(|_| interrupted())?;
         let error = match self.take(&mut writer, body).await {
             Ok(()) => return Ok(writer),
             Err(error) => error,
@@ -264,6 +269,9 @@ impl RegistryPort {
         Err(answer)
     }
 
+    /// Bytes are in memory only during a turn: whoever falls silent has them written, and lets
+    /// others. Waiting for a turn costs the client nothing but time: its bytes wait in its
+    /// socket, but for the few with which it broke its silence.
     async fn take(&self, writer: &mut Writer, body: Body) -> Result<(), BodyError> {
         let cancelled = writer.session().cancelled().clone();
         let expected = writer.expected.length;
@@ -271,11 +279,19 @@ impl RegistryPort {
             |came| expected.map_or(Ok(()), |expected| Err(BodyError::Length { expected, came }));
         let mut stream = body.into_data_stream();
         let mut came = 0;
+        let mut turn = self.turn(&cancelled).await?;
         loop {
             let step = tokio::select! {
                 biased;
                 () = cancelled.cancelled() => return Err(BodyError::Cancelled),
                 step = stream.next() => step,
+                () = tokio::time::sleep(LULL) => {
+                    writer.intake().settle().await?;
+                    drop(turn);
+                    let step = unless_cancelled(&cancelled, stream.next()).await?;
+                    turn = self.turn(&cancelled).await?;
+                    step
+                }
             };
             let Some(bytes) = step.transpose().map_err(BodyError::Cut)? else {
                 break;
@@ -286,6 +302,11 @@ impl RegistryPort {
             }
             self.registry.metrics().upload_received(bytes.len() as u64);
             writer.intake().take(bytes).await?;
+            if turn.since.elapsed() > TURN && self.receiving.available_permits() == 0 {
+                writer.intake().settle().await?;
+                drop(turn);
+                turn = self.turn(&cancelled).await?;
+            }
         }
         if expected.is_some_and(|expected| came < expected) {
             wrong(came)?;
@@ -293,6 +314,28 @@ impl RegistryPort {
         writer.intake().settle().await?;
         Ok(())
     }
+
+    async fn turn(&self, cancelled: &CancellationToken) -> Result<Turn<'_>, BodyError> {
+        let permit = unless_cancelled(cancelled, self.receiving.acquire()).await?;
+        Ok(Turn {
+            since: Instant::now(),
+            _permit: permit.map_err(|_| BodyError::Cancelled)?,
+        })
+    }
+}
+
+/// One's time to have bytes in memory.
+struct Turn<'p> {
+    since: Instant,
+    _permit: SemaphorePermit<'p>,
+}
+
+async fn unless_cancelled<T>(
+    cancelled: &CancellationToken,
+    work: impl Future<Output = T>,
+) -> Result<T, BodyError> {
+    let done = cancelled.run_until_cancelled(work).await;
+    done.ok_or(BodyError::Cancelled)
 }
 
 fn query(request: &Request, key: &str) -> Option<String> {
