@@ -9,7 +9,6 @@ mod api;
 mod config;
 mod doubts;
 mod error;
-mod file_blob;
 mod heads;
 mod intake;
 mod ledger;

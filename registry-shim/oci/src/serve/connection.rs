@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::{AnsweringBody, PatientBody};
 use super::listen::{Limits, Service};
 use super::pace::{LINGER, Paced, Requests};
+use crate::chunks::CHUNK;
 
 /// The first byte of a TLS record that begins a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -105,6 +106,9 @@ async fn http<S: Service>(
     let mut server = http1::Builder::new();
     // `Paced` keeps time, and tells an idle connection from a slow head.
     server.header_read_timeout(None).max_header_size(MAX_HEAD);
+    // While a chunk waits to be sent, hyper takes no other: what a client that reads nothing
+    // holds is this one and the one behind it.
+    server.max_buf_size(CHUNK);
     let mut connection = pin!(server.serve_connection(io, answer));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

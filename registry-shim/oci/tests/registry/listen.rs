@@ -4,17 +4,21 @@
 //! wait for ever: what is asserted is that the server ends it, not when.
 
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use oci::chunks::CHUNK;
 use oci::serve::{Counters, Limits, Service};
+use oci::{BlobError, GrowingBlob, Source, SourceReader};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
@@ -109,6 +113,83 @@ async fn an_idle_connection_ends() {
         .await
         .unwrap();
     assert!(rest(&mut stream).await.ends_with(b"hello"));
+    port.close().await;
+}
+
+/// Chunks that are in memory now, and the most there were.
+#[derive(Default)]
+struct Held {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+struct HeldChunk(Arc<Held>, Vec<u8>);
+
+impl AsRef<[u8]> for HeldChunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.1
+    }
+}
+
+impl Drop for HeldChunk {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Has every byte at once.
+#[derive(Clone)]
+struct Ready(Arc<Held>);
+
+impl Source for Ready {
+    type Reader = Self;
+
+    fn length(&self) -> u64 {
+        1 << 30
+    }
+
+    fn reader(&self, _: Range<u64>) -> Self {
+        self.clone()
+    }
+}
+
+#[async_trait]
+impl SourceReader for Ready {
+    async fn ready(&mut self, range: Range<u64>) -> Result<u64, BlobError> {
+        Ok(range.end)
+    }
+
+    async fn read(&mut self, range: Range<u64>) -> Result<Bytes, BlobError> {
+        let now = self.0.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.0.most.fetch_max(now, Ordering::Relaxed);
+        let length = usize::try_from(range.end - range.start).unwrap();
+        Ok(Bytes::from_owner(HeldChunk(
+            self.0.clone(),
+            vec![0; length],
+        )))
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_holds_little() {
+    let held = Arc::new(Held::default());
+    let mut shelf = Shelf::default();
+    let digest = oci::Digest::sha256_of(b"large");
+    let blob = GrowingBlob(Ready(held.clone()));
+    shelf.blobs.insert(digest.clone(), Arc::new(blob));
+    let port = Port::serve(shelf);
+    let mut stream = port.connect().await;
+    let get = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(get.as_bytes()).await.unwrap();
+    // Until the kernel takes no more: the last chunks stay where they are.
+    let mut before = usize::MAX;
+    while held.now.load(Ordering::Relaxed) == 0 || before != held.most.load(Ordering::Relaxed) {
+        before = held.most.load(Ordering::Relaxed);
+        tokio::time::sleep(SHORT).await;
+    }
+    // One that is being sent, one behind it, one read ahead.
+    assert!(before * CHUNK <= 3 * 128 * 1024, "{before} chunks");
+    drop(stream);
     port.close().await;
 }
 
@@ -398,7 +479,7 @@ async fn what_went_out_is_counted() {
     )
     .await;
     feed.send(Ok(Bytes::from_static(b"abc"))).await.unwrap();
-    feed.send(Err(oci::BlobError("gone".into()))).await.unwrap();
+    feed.send(Err(BlobError("gone".into()))).await.unwrap();
     port.get(&format!("/v2/a/blobs/{cut}")).await;
     assert_eq!(counters.responses(), [("blob", 200, 3), ("blob", 206, 1)]);
     assert_eq!(counters.body_bytes(), 10 + 2 + 3);

@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use oci::{Blob, Digest};
+use oci::{Blob, Digest, FileBlob};
 use torrents::{Info, InfoHash};
 
 use super::{DirStore, Inner, durable, scan};
-use crate::file_blob::FileBlob;
 use crate::store::staged::DATA;
 use crate::store::{BlobMeta, BlobStore, LocalTorrent, NewBlob, Staged, StoreError};
 
@@ -36,9 +35,8 @@ impl BlobStore for DirStore {
             return Ok(None);
         };
         self.blocking(move |inner| {
-            let path = blob_dir(&inner.root, &meta.digest).join(DATA);
             let file = inner.file(&meta)?;
-            Ok(file.map(|file| Arc::new(FileBlob::new(file, meta.length, path)) as Arc<dyn Blob>))
+            Ok(file.map(|file| Arc::new(FileBlob::new(file, meta.length)) as Arc<dyn Blob>))
         })
         .await
     }
