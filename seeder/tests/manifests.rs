@@ -133,7 +133,7 @@ async fn an_index_needs_its_children() {
     // The child stays while the index needs it.
     let child_path = format!("/v2/p/x/manifests/{digest}");
     let kept = bed.send("DELETE", &child_path).await;
-    assert_eq!(verdict(kept).await, (405, "UNSUPPORTED".into()));
+    assert_eq!(verdict(kept).await, (403, "DENIED".into()));
     let index_digest = Digest::sha256_of(index.to_string().as_bytes());
     assert_eq!(
         bed.status("DELETE", &format!("/v2/p/x/manifests/{index_digest}"))
@@ -211,6 +211,43 @@ async fn referrers_are_listed() {
     );
     let none = json_of(bed.send("GET", &referrers).await).await;
     assert_eq!(none["manifests"], json!([]));
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_none_any_more_keeps_nothing_from_going() {
+    let bed = bed().await;
+    let broken = bed.push_image("p/x", "broken", &[b"one"]).await;
+    let kept = bed.push_image("p/x", "kept", &[b"two"]).await;
+    let name = broken.to_string().replace(':', "-");
+    let media_type = bed.data().join("repos/p/x/_manifests").join(name);
+    for nonsense in [b"nonsense".as_slice(), b"\xff\xfe"] {
+        std::fs::write(&media_type, nonsense).unwrap();
+        let spare = bed.push("p/x", nonsense).await;
+        let path = format!("/v2/p/x/blobs/{spare}");
+        assert_eq!(bed.status("DELETE", &path).await, 202);
+    }
+    for manifest in [kept, broken] {
+        let path = format!("/v2/p/x/manifests/{manifest}");
+        assert_eq!(bed.status("DELETE", &path).await, 202);
+    }
+}
+
+#[tokio::test]
+async fn a_docker_manifest_says_that_it_is_one() {
+    let bed = bed().await;
+    bed.push("p/x", "{}").await;
+    let mut bare = image(b"{}", &[]);
+    bare.as_object_mut().unwrap().remove("mediaType");
+    for (media_type, status) in [
+        ("application/vnd.docker.distribution.manifest.v2+json", 400),
+        (OCI_MANIFEST, 201),
+    ] {
+        let put = bed.request("PUT", "/v2/p/x/manifests/v1");
+        let put = put
+            .header("content-type", media_type)
+            .body(bare.to_string());
+        assert_eq!(put.send().await.unwrap().status(), status);
+    }
 }
 
 #[tokio::test]

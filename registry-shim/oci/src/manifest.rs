@@ -98,7 +98,19 @@ impl Manifest {
     /// Parses and checks; `content_type` must agree with the body's own `mediaType`. Without
     /// a `content_type` the body decides alone: OCI leaves `mediaType` optional, so what it
     /// lists tells what it is.
+    ///
+    /// A Docker manifest has to say so itself: its bytes may be read again where no header
+    /// tells, and would then pass for an OCI manifest.
     pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, RegistryError> {
+        Self::read(bytes, content_type, true)
+    }
+
+    /// The same of what was stored under a media type, however it came to be stored.
+    pub fn parse_stored(bytes: &[u8], media_type: &str) -> Result<Self, RegistryError> {
+        Self::read(bytes, Some(media_type), false)
+    }
+
+    fn read(bytes: &[u8], content_type: Option<&str>, strict: bool) -> Result<Self, RegistryError> {
         if bytes.len() > MAX_MANIFEST {
             return Err(too_large());
         }
@@ -118,6 +130,12 @@ impl Manifest {
                     "the Content-Type says {}, the manifest itself says {}",
                     said.media_type(),
                     wrote.media_type()
+                )));
+            }
+            (Some(said), None) if strict && said.is_docker() => {
+                return Err(invalid(format!(
+                    "a manifest of type {0} has to have the field \"mediaType\": \"{0}\"",
+                    said.media_type()
                 )));
             }
             (Some(shape), _) | (None, Some(shape)) => shape,
@@ -187,6 +205,10 @@ impl Shape {
                 shortened(other, SHOWN)
             ))),
         }
+    }
+
+    fn is_docker(self) -> bool {
+        matches!(self.media_type(), DOCKER_MANIFEST | DOCKER_LIST)
     }
 
     fn media_type(self) -> &'static str {
@@ -393,6 +415,22 @@ mod tests {
             parse(&image(DOCKER_MANIFEST), None).unwrap().media_type,
             DOCKER_MANIFEST
         );
+    }
+
+    #[test]
+    fn docker_manifests_say_what_they_are() {
+        for mut bare in [image(DOCKER_MANIFEST), index(DOCKER_LIST)] {
+            let media_type = bare["mediaType"].take();
+            let media_type = media_type.as_str().unwrap();
+            let said = refusal(&bare, Some(media_type));
+            assert!(
+                said.contains(media_type) && said.contains("mediaType"),
+                "{said}"
+            );
+            // What was taken once can be read.
+            let stored = Manifest::parse_stored(bare.to_string().as_bytes(), media_type);
+            assert_eq!(stored.unwrap().media_type, media_type);
+        }
     }
 
     #[test]

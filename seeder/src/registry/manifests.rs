@@ -166,7 +166,23 @@ impl Registry {
         let Some(bytes) = self.read_whole(&meta).await? else {
             return Ok(None);
         };
-        Ok(Some((Manifest::parse(&bytes, Some(&media_type))?, meta)))
+        Ok(Some((Manifest::parse_stored(&bytes, &media_type)?, meta)))
+    }
+
+    /// The same for those who look through all of them: one that is no longer a manifest is
+    /// passed over.
+    pub(super) async fn legible_manifest(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Option<(Manifest, BlobMeta)>, RegistryError> {
+        match self.read_manifest(repo, digest).await {
+            Err(error) if error.code == ErrorCode::ManifestInvalid => {
+                tracing::warn!(%repo, %digest, %error, "a stored manifest cannot be read; push it again");
+                Ok(None)
+            }
+            read => read,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! What goes: tags, manifests, blobs. Nothing goes that something else still needs.
+//! What goes: tags, manifests, blobs. Nothing goes that something else still needs: that is
+//! DENIED, not UNSUPPORTED, by which tools learn that a registry deletes nothing at all.
 
 use oci::{Digest, ErrorCode, Page, RegistryError, RepoName, Tag};
 
@@ -73,7 +74,7 @@ impl Registry {
             .is_some()
         {
             let message = format!("{digest} is a manifest; delete it as one");
-            return Err(RegistryError::new(ErrorCode::Unsupported, message));
+            return Err(RegistryError::new(ErrorCode::Denied, message));
         }
         self.check_unneeded(repo, digest).await?;
         self.let_go(repo, digest).await?;
@@ -85,13 +86,13 @@ impl Registry {
     /// hand is rare, and an index of references would have to be right at every push.
     async fn check_unneeded(&self, repo: &RepoName, digest: &Digest) -> Result<(), RegistryError> {
         for other in self.stores.repos.manifests(repo).await.map_err(storage)? {
-            let Some((manifest, _)) = self.read_manifest(repo, &other).await? else {
+            let Some((manifest, _)) = self.legible_manifest(repo, &other).await? else {
                 continue;
             };
             if manifest.references().any(|named| named.digest == *digest) {
                 let message =
                     format!("{digest} is part of the manifest {other}; delete that first");
-                return Err(RegistryError::new(ErrorCode::Unsupported, message));
+                return Err(RegistryError::new(ErrorCode::Denied, message));
             }
         }
         Ok(())

@@ -183,10 +183,11 @@ impl Inner {
     }
 }
 
-/// A small text file, or `None` when there is none.
+/// A small text file, or `None` when there is none. What is no text is for the caller to find
+/// no sense in.
 pub(super) fn read_text(path: &Path) -> Result<Option<String>, StoreError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+    match fs::read(path) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(StoreError::Io {
             path: path.to_owned(),
