@@ -214,6 +214,68 @@ async fn referrers_are_listed() {
 }
 
 #[tokio::test]
+async fn a_referrer_that_is_gone_is_not_listed_by_its_tag() {
+    let bed = bed_with(|config| config.limits.sparse_indexes = true).await;
+    let subject = bed.push_image("p/x", "v1", &[b"layer"]).await;
+    bed.push("p/x", "{}").await;
+    let here = image(b"{}", &[b"layer"]);
+    assert_eq!(bed.put_manifest("p/x", "here", &here).await.status(), 201);
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_INDEX,
+        "manifests": [
+            descriptor(OCI_MANIFEST, here.to_string().as_bytes()),
+            descriptor(OCI_MANIFEST, b"gone"),
+        ],
+    });
+    let tag = subject.to_string().replace(':', "-");
+    assert_eq!(bed.put_manifest("p/x", &tag, &index).await.status(), 201);
+    let path = format!("/v2/p/x/referrers/{subject}");
+    let listed = json_of(bed.send("GET", &path).await).await;
+    let here = Digest::sha256_of(here.to_string().as_bytes());
+    assert_eq!(listed["manifests"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["manifests"][0]["digest"], json!(here));
+}
+
+#[tokio::test]
+async fn many_referrers_come_in_pages() {
+    let bed = bed().await;
+    bed.push("p/x", "{}").await;
+    let subject = bed.push_image("p/x", "v1", &[b"layer"]).await;
+    let mut pushed = std::collections::BTreeSet::new();
+    for n in 0..5 {
+        let mut referrer = image(b"{}", &[]);
+        let padding = "x".repeat(1_500_000);
+        referrer["annotations"] = json!({ "n": format!("{n}"), "padding": padding });
+        referrer["subject"] = json!({ "mediaType": OCI_MANIFEST, "digest": subject, "size": 1 });
+        let digest = Digest::sha256_of(referrer.to_string().as_bytes()).to_string();
+        let put = bed.put_manifest("p/x", &digest, &referrer).await;
+        assert_eq!(put.status(), 201);
+        pushed.insert(digest);
+    }
+    let mut found = std::collections::BTreeSet::new();
+    let mut next = Some(format!("/v2/p/x/referrers/{subject}"));
+    let mut pages = 0;
+    while let Some(path) = next {
+        let page = bed.send("GET", &path).await;
+        let link = header(&page, "link");
+        next = link
+            .strip_prefix('<')
+            .and_then(|link| link.split_once('>'))
+            .map(|(path, _)| path.to_owned());
+        let text = page.text().await.unwrap();
+        assert!(text.len() < 5 << 20);
+        let index: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for one in index["manifests"].as_array().unwrap() {
+            assert!(found.insert(one["digest"].as_str().unwrap().to_owned()));
+        }
+        pages += 1;
+    }
+    assert_eq!(found, pushed);
+    assert_eq!(pages, 3);
+}
+
+#[tokio::test]
 async fn a_manifest_that_is_none_any_more_keeps_nothing_from_going() {
     let bed = bed().await;
     let broken = bed.push_image("p/x", "broken", &[b"one"]).await;

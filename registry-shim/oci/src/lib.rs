@@ -17,6 +17,7 @@ pub mod name;
 pub mod origin_api;
 pub mod pull;
 pub mod range;
+pub mod referrers;
 pub mod route;
 pub mod serve;
 
@@ -30,3 +31,4 @@ pub use growing::{GrowingBlob, Source, SourceReader};
 pub use manifest::{Descriptor, Manifest};
 pub use name::{Reference, RepoName, Tag};
 pub use pull::{Page, Pull, StoredManifest, TagPage};
+pub use referrers::ReferrersPage;

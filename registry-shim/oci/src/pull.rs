@@ -11,6 +11,7 @@ use crate::digest::Digest;
 use crate::error::RegistryError;
 use crate::manifest::Descriptor;
 use crate::name::{Reference, RepoName};
+use crate::referrers::{ReferrersPage, Wanted};
 
 /// A manifest as it was pushed.
 #[derive(Debug, Clone)]
@@ -78,4 +79,21 @@ pub trait Pull: Send + Sync + 'static {
         repo: &RepoName,
         digest: &Digest,
     ) -> impl Future<Output = Result<Vec<Descriptor>, RegistryError>> + Send;
+    /// A page of them, in the order of their digests. For those who would rather not gather
+    /// all of them for each page.
+    fn referrers_page(
+        &self,
+        caller: &Caller,
+        repo: &RepoName,
+        digest: &Digest,
+        wanted: Wanted,
+    ) -> impl Future<Output = Result<ReferrersPage, RegistryError>> + Send {
+        async move {
+            let mut all = self.referrers(caller, repo, digest).await?;
+            all.sort_by(|one, other| one.digest.cmp(&other.digest));
+            let mut page = ReferrersPage::new(wanted);
+            let _full = all.into_iter().find(|one| !page.add(one.clone()));
+            Ok(page)
+        }
+    }
 }

@@ -1,14 +1,16 @@
 //! The read half, from the store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use oci::manifest::{MAX_MANIFEST, Manifest};
+use oci::referrers::Wanted;
 use oci::serve::MAX_PAGE;
 use oci::{
-    Blob, Caller, Descriptor, Digest, ErrorCode, Page, Pull, Reference, RegistryError, RepoName,
-    StoredManifest, Tag, TagPage,
+    Blob, Caller, Descriptor, Digest, ErrorCode, Page, Pull, Reference, ReferrersPage,
+    RegistryError, RepoName, StoredManifest, Tag, TagPage,
 };
 
 use super::manifests::checked;
@@ -99,28 +101,56 @@ impl Pull for Registry {
 
     async fn referrers(
         &self,
-        _: &Caller,
+        caller: &Caller,
         repo: &RepoName,
         subject: &Digest,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        let marked = self
-            .stores
-            .repos
-            .referrers(repo, subject)
-            .await
-            .map_err(storage)?;
         let mut found = Vec::new();
-        for digest in marked {
-            if let Some((manifest, meta)) = self.read_manifest(repo, &digest).await? {
-                found.push(manifest.as_referrer(digest, meta.length));
+        let mut wanted = Wanted::default();
+        loop {
+            let page = self.referrers_page(caller, repo, subject, wanted.clone());
+            let (listed, next) = page.await?.finish();
+            found.extend(listed);
+            wanted.last = next;
+            if wanted.last.is_none() {
+                return Ok(found);
             }
         }
-        for listed in self.fallback(repo, subject).await? {
-            if !found.iter().any(|known| known.digest == listed.digest) {
-                found.push(listed);
+    }
+
+    async fn referrers_page(
+        &self,
+        _: &Caller,
+        repo: &RepoName,
+        subject: &Digest,
+        wanted: Wanted,
+    ) -> Result<ReferrersPage, RegistryError> {
+        let mut page = ReferrersPage::new(wanted);
+        let mut listed: BTreeMap<Digest, Option<Descriptor>> = BTreeMap::new();
+        for child in self.fallback(repo, subject).await? {
+            listed.insert(child.digest.clone(), Some(child));
+        }
+        let marked = self.stores.repos.referrers(repo, subject).await;
+        for digest in marked.map_err(storage)? {
+            listed.insert(digest, None);
+        }
+        for (digest, by_tag) in listed {
+            if !page.may_list(&digest) {
+                continue;
+            }
+            let referrer = match by_tag {
+                // Nobody takes it off that list when it goes.
+                Some(listed) => self.has_manifest(repo, &digest).await?.then_some(listed),
+                None => self
+                    .legible_manifest(repo, &digest)
+                    .await?
+                    .map(|(manifest, meta)| manifest.as_referrer(digest, meta.length)),
+            };
+            if referrer.is_some_and(|referrer| !page.add(referrer)) {
+                break;
             }
         }
-        Ok(found)
+        Ok(page)
     }
 }
 
@@ -155,6 +185,11 @@ impl Registry {
         Ok(Some(bytes.freeze()))
     }
 
+    async fn has_manifest(&self, repo: &RepoName, digest: &Digest) -> Result<bool, RegistryError> {
+        let held = self.stores.repos.manifest(repo, digest).await;
+        Ok(held.map_err(storage)?.is_some() && self.present_in(repo, digest).await?.is_some())
+    }
+
     /// What clients of older registries listed under the tag `<algorithm>-<hex>`.
     async fn fallback(
         &self,
@@ -167,7 +202,7 @@ impl Registry {
         let Some(digest) = self.stores.tags.tag(repo, &tag).await.map_err(storage)? else {
             return Ok(Vec::new());
         };
-        let listed = self.read_manifest(repo, &digest).await?;
+        let listed = self.legible_manifest(repo, &digest).await?;
         Ok(listed.map_or_else(Vec::new, |(Manifest { children, .. }, _)| children))
     }
 }

@@ -36,6 +36,7 @@ use crate::manifest::OCI_INDEX;
 use crate::name::{Reference, RepoName};
 use crate::pull::{Page, Pull, TagPage};
 use crate::range::{self, Ranged};
+use crate::referrers::Wanted;
 use crate::route::{Route, query_value};
 
 /// Names in one page of tags or repositories at most, whatever `n` says.
@@ -133,7 +134,7 @@ impl<P: Pull> Asked<'_, P> {
         };
         names.retain(visible);
         let response = json_response(&json!({ "repositories": names }));
-        Ok(with_next(response, &Route::Catalog, &page, next))
+        Ok(with_next(response, &Route::Catalog, None, &page, next))
     }
 
     async fn tags(&self, repo: &RepoName) -> Answer {
@@ -142,7 +143,8 @@ impl<P: Pull> Asked<'_, P> {
         let found = self.pull.tags(&self.caller, repo, &page).await?;
         let (names, next) = cut_page(found, &page);
         let response = json_response(&json!({ "name": repo, "tags": names }));
-        Ok(with_next(response, &Route::Tags(repo.clone()), &page, next))
+        let route = Route::Tags(repo.clone());
+        Ok(with_next(response, &route, None, &page, next))
     }
 
     async fn manifest(&self, repo: &RepoName, reference: &Reference) -> Answer {
@@ -222,11 +224,16 @@ impl<P: Pull> Asked<'_, P> {
 
     async fn referrers(&self, repo: &RepoName, digest: &Digest) -> Answer {
         self.permit(repo, Some(digest))?;
-        let mut found = self.pull.referrers(&self.caller, repo, digest).await?;
-        let wanted = query_value(self.query, "artifactType").filter(|text| !text.is_empty());
-        if let Some(wanted) = &wanted {
-            found.retain(|one| one.artifact_type.as_deref() == Some(wanted.as_ref()));
-        }
+        let filter = query_value(self.query, "artifactType").filter(|text| !text.is_empty());
+        let filter = filter.map(std::borrow::Cow::into_owned);
+        let Page { n, last } = self.page()?;
+        let wanted = Wanted {
+            artifact_type: filter.clone(),
+            n,
+            last: last.map(|last| last.parse()).transpose()?,
+        };
+        let page = self.pull.referrers_page(&self.caller, repo, digest, wanted);
+        let (found, next) = page.await?.finish();
         let mut response = json_response(&json!({
             "schemaVersion": 2,
             "mediaType": OCI_INDEX,
@@ -234,10 +241,13 @@ impl<P: Pull> Asked<'_, P> {
         }));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(OCI_INDEX));
-        if wanted.is_some() {
+        if filter.is_some() {
             headers.insert(FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
         }
-        Ok(response)
+        let page = Page { n, last: None };
+        let route = Route::Referrers(repo.clone(), digest.clone());
+        let next = next.map(|next| next.to_string());
+        Ok(with_next(response, &route, filter.as_deref(), &page, next))
     }
 
     /// `n` and `last`. A missing `n` leaves the bound to whoever has the names.
@@ -310,9 +320,18 @@ fn cut_page(found: TagPage, page: &Page) -> (Vec<String>, Option<String>) {
     (names, next)
 }
 
-fn with_next(mut response: Response, route: &Route, page: &Page, next: Option<String>) -> Response {
+fn with_next(
+    mut response: Response,
+    route: &Route,
+    filter: Option<&str>,
+    page: &Page,
+    next: Option<String>,
+) -> Response {
     if let Some(last) = next {
         let mut query = form_urlencoded::Serializer::new(String::new());
+        if let Some(artifact_type) = filter {
+            query.append_pair("artifactType", artifact_type);
+        }
         if let Some(n) = page.n {
             query.append_pair("n", &n.to_string());
         }

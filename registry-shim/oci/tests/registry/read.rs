@@ -505,5 +505,24 @@ async fn referrers() {
     let found = filtered.json()["manifests"].clone();
     assert_eq!(found.as_array().unwrap().len(), 1);
     assert_eq!(found[0]["artifactType"], "text/signature+json");
+    assert_eq!(filtered.header("link"), None);
+
+    let filter = "artifactType=text%2Fsbom&n=0";
+    let none = port.get(&format!("{path}?{filter}")).await;
+    assert_eq!(none.json()["manifests"], serde_json::json!([]));
+    let first = port.get(&format!("{path}?n=1")).await;
+    let link = first.header("link").unwrap().to_owned();
+    let first = first.json()["manifests"][0].clone();
+    assert!(link.contains("rel=\"next\""), "{link}");
+    let next = link.trim_start_matches('<').split('>').next().unwrap();
+    let second = port.get(next).await;
+    assert_eq!(second.header("link"), None);
+    let second = second.json()["manifests"][0].clone();
+    assert_ne!(first["digest"], second["digest"]);
+    let nonsense = port.get(&format!("{path}?last=x")).await;
+    assert_eq!(
+        (nonsense.status, &*nonsense.code()),
+        (400, "DIGEST_INVALID")
+    );
     port.close().await;
 }
