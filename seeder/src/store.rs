@@ -146,6 +146,8 @@ pub(crate) enum Expect {
     Any,
     /// Nothing.
     Absent,
+    /// Something.
+    Present,
     /// This.
     Digest(Digest),
 }

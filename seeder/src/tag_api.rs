@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Slashes of repository names may be plain or escaped. A PUT with `If-Match: "<digest>"`, or
-//! `If-None-Match: *`, moves the tag only from where its writer saw it.
+//! `If-None-Match: *`, moves the tag only from where its writer saw it; `If-Match: *` moves one
+//! that exists.
 
 use std::sync::Arc;
 
@@ -255,6 +256,7 @@ fn expected(headers: &HeaderMap) -> Result<Expect, RegistryError> {
     }
     match text(IF_MATCH) {
         None => Ok(Expect::Any),
+        Some("*") => Ok(Expect::Present),
         Some(etag) => Ok(Expect::Digest(etag.trim_matches('"').parse()?)),
     }
 }

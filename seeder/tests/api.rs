@@ -242,6 +242,12 @@ async fn tags_are_read_and_moved() {
     )
     .await;
     assert_eq!(fresh.status(), 200);
+    // Only where there is one, wherever that is.
+    let any = Some(("if-match", "*".to_owned()));
+    let moved = tags_if(&bed, "PUT", &to_one, any.clone()).await;
+    assert_eq!(moved.status(), 200);
+    let to_new = format!("/tags/team/app:new/digest/{one}");
+    assert_eq!(tags_if(&bed, "PUT", &to_new, any).await.status(), 412);
     // A tag names a manifest that is here.
     let absent = Digest::sha256_of(b"absent");
     let dangling = tags(&bed, "PUT", &format!("/tags/team/app:v3/digest/{absent}")).await;

@@ -65,6 +65,7 @@ impl Expect {
         match self {
             Self::Any => true,
             Self::Absent => found.is_none(),
+            Self::Present => found.is_some(),
             Self::Digest(digest) => found == Some(digest),
         }
     }
