@@ -14,7 +14,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use options::{
-    AgentOptions, HerdOptions, NodeOptions, OriginOptions, OriginPorts, TrackerOptions,
+    AgentOptions, HerdOptions, NodeOptions, OriginOptions, OriginPolicy, OriginPorts,
+    TrackerOptions,
 };
 
 use crate::cli::{Configured, Role};

@@ -60,6 +60,16 @@ pub(crate) struct OriginPorts {
     pub(crate) tags_port: Option<u16>,
 }
 
+/// What an origin takes.
+#[derive(Debug, Default, Clone, Args, Serialize, Deserialize)]
+pub(crate) struct OriginPolicy {
+    /// Take an index of several platforms also when images it names were not pushed, as by a
+    /// copy of one platform alone; pulls of the others fail
+    #[arg(long, env = "SWELL_SPARSE_INDEXES", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sparse_indexes: Option<bool>,
+}
+
 /// `swell herd`.
 #[derive(Debug, Default, Clone, Args, Serialize, Deserialize)]
 pub(crate) struct HerdOptions {
@@ -69,6 +79,9 @@ pub(crate) struct HerdOptions {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) ports: OriginPorts,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) policy: OriginPolicy,
     /// Tracker port: announce, scrape, health, metrics, inspection
     #[arg(long, env = "SWELL_TRACKER_PORT", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,6 +105,9 @@ pub(crate) struct OriginOptions {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) ports: OriginPorts,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) policy: OriginPolicy,
     /// Trackers to register with, as in http://10.0.1.100:15003
     #[arg(long, env = "SWELL_TRACKER", value_delimiter = ',', value_name = "URL")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -184,6 +200,7 @@ impl HerdOptions {
         Self {
             node: NodeOptions::defaults("herd"),
             ports: OriginPorts::defaults(),
+            policy: OriginPolicy::defaults(),
             tracker_port: Some(15003),
             ..Self::default()
         }
@@ -196,6 +213,7 @@ impl OriginOptions {
         Self {
             node: NodeOptions::defaults("origin"),
             ports: OriginPorts::defaults(),
+            policy: OriginPolicy::defaults(),
             ..Self::default()
         }
     }
@@ -245,6 +263,15 @@ impl OriginPorts {
             peer_port: Some(15001),
             api_port: Some(15002),
             tags_port: Some(15004),
+        }
+    }
+}
+
+impl OriginPolicy {
+    /// What holds where nothing is said.
+    pub(crate) fn defaults() -> Self {
+        Self {
+            sparse_indexes: Some(false),
         }
     }
 }

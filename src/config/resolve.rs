@@ -8,7 +8,10 @@ use ipnet::IpNet;
 use registry_shim::Herd;
 use url::Url;
 
-use super::{AgentOptions, HerdOptions, NodeOptions, OriginOptions, OriginPorts, TrackerOptions};
+use super::{
+    AgentOptions, HerdOptions, NodeOptions, OriginOptions, OriginPolicy, OriginPorts,
+    TrackerOptions,
+};
 use crate::net;
 use crate::report::Failure;
 use crate::units::Size;
@@ -36,7 +39,8 @@ pub(crate) fn herd(options: HerdOptions) -> Result<(tracker::Config, seeder::Con
         ..tracker::Config::default()
     };
     let base = http_base(place.reachable(), port)?;
-    let origin = origin_config(&options.node, &options.ports, place, vec![base]);
+    let mut origin = origin_config(&options.node, &options.ports, place, vec![base]);
+    origin.limits = limits(&options.policy);
     Ok((tracker, origin))
 }
 
@@ -57,6 +61,7 @@ pub(crate) fn origin(options: OriginOptions) -> Result<seeder::Config, Failure> 
     }
     let place = Place::of(&options.node, &defaults.node, towards.as_deref())?;
     let mut config = origin_config(&options.node, &options.ports, place, options.tracker);
+    config.limits = limits(&options.policy);
     config.tracker_secret = secret(options.tracker_secret_file.as_deref())?;
     Ok(config)
 }
@@ -158,6 +163,14 @@ fn origin_config(
         trackers,
         upload_limit: bytes(node.upload_limit),
         ..seeder::Config::default()
+    }
+}
+
+fn limits(policy: &OriginPolicy) -> seeder::Limits {
+    let default = OriginPolicy::defaults().sparse_indexes;
+    seeder::Limits {
+        sparse_indexes: policy.sparse_indexes.or(default).unwrap_or_default(),
+        ..seeder::Limits::default()
     }
 }
 
@@ -301,6 +314,23 @@ mod tests {
                 .0
                 .anyone_registers
         );
+    }
+
+    #[test]
+    fn indexes_are_whole_unless_told_otherwise() {
+        let sparse = |said| {
+            let mut options = options_of("127.0.0.1", None);
+            options.policy.sparse_indexes = said;
+            herd(options).unwrap().1.limits.sparse_indexes
+        };
+        assert!(!sparse(None));
+        assert!(sparse(Some(true)));
+        let mut options = OriginOptions {
+            tracker: vec!["http://127.0.0.1:15003".parse().unwrap()],
+            ..OriginOptions::default()
+        };
+        options.policy.sparse_indexes = Some(true);
+        assert!(origin(options).unwrap().limits.sparse_indexes);
     }
 
     #[test]
