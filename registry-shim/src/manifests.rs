@@ -173,7 +173,7 @@ impl Shim {
     /// What a manifest says of its content; and, if an origin confirmed that it is of that
     /// repository, where that content may be read.
     fn learn(&self, repo: &RepoName, manifest: &StoredManifest) {
-        match Manifest::parse(&manifest.bytes, Some(&manifest.media_type)) {
+        match Manifest::parse_stored(&manifest.bytes, &manifest.media_type) {
             Ok(parsed) => self
                 .knowledge
                 .note_manifest(repo, &manifest.digest, &parsed),

@@ -508,8 +508,13 @@ fn checked_manifest(
         ));
     }
     let content_type = text(CONTENT_TYPE.as_str());
-    let manifest = Manifest::parse(&bytes, content_type)
-        .map_err(|error| format!("what it sent as {reference} is no manifest: {error}"))?;
+    // What the herd took once is what it is.
+    let manifest = match content_type {
+        Some(content_type) => Manifest::parse_stored(&bytes, content_type),
+        None => Manifest::parse(&bytes, None),
+    };
+    let manifest =
+        manifest.map_err(|error| format!("what it sent as {reference} is no manifest: {error}"))?;
     Ok(StoredManifest {
         digest: stated,
         media_type: manifest.media_type,
