@@ -433,58 +433,59 @@ fn a_ban_ends_because_a_bad_copy_may_be_repaired() {
     );
 }
 
+/// Somebody who wants something comes from a host; tells who had to go, or could not stay.
+fn come(swarm: &mut Swarm, millis: u64, key: u64, host: u8) -> Option<(PeerKey, Reason)> {
+    let mut id = [host; 20];
+    id[..8].copy_from_slice(&key.to_be_bytes());
+    let port = 1_024 + u16::try_from(key).unwrap();
+    let event = Event::Connected {
+        peer: PeerKey(key),
+        addr: Some(SocketAddr::from(([10, 0, 0, host], port))),
+        id: Some(PeerId(id)),
+        kind: PeerKind::Wire {
+            fast: true,
+            extended: false,
+            inbound: true,
+        },
+    };
+    let told = tell(swarm, millis, event);
+    let gone = told.into_iter().find_map(|action| match action {
+        Action::Disconnect { peer, reason } => Some((peer, reason)),
+        _ => None,
+    });
+    let (peer, message) = (PeerKey(key), Message::Interested);
+    tell(swarm, millis, Event::Message { peer, message });
+    gone
+}
+
+/// Each of the first hundred asks for a block and gets it, if it is served.
+fn each_asks_for_a_block(swarm: &mut Swarm, at: u64) {
+    for key in 0..100 {
+        let message = Message::Request(block(0, 0, 16_384));
+        let peer = PeerKey(key);
+        for action in tell(swarm, at, Event::Message { peer, message }) {
+            if let Action::Upload { peer, blocks } = action {
+                let (blocks, bytes) = (blocks.len().try_into().unwrap(), 16_384);
+                let event = Event::Uploaded {
+                    peer,
+                    blocks,
+                    bytes,
+                };
+                tell(swarm, at, event);
+            }
+        }
+    }
+}
+
 /// All places are one address's, and all of them ask for a little now and then.
 #[test]
 fn one_address_does_not_keep_the_others_out() {
     let mut swarm = machine(true);
-    let come = |swarm: &mut Swarm, millis: u64, key: u64, host: u8| {
-        let mut id = [host; 20];
-        id[..8].copy_from_slice(&key.to_be_bytes());
-        let event = Event::Connected {
-            peer: PeerKey(key),
-            addr: Some(SocketAddr::from((
-                [10, 0, 0, host],
-                1_024 + u16::try_from(key).unwrap(),
-            ))),
-            id: Some(PeerId(id)),
-            kind: PeerKind::Wire {
-                fast: true,
-                extended: false,
-                inbound: true,
-            },
-        };
-        let told = tell(swarm, millis, event);
-        let gone = told.into_iter().find_map(|action| match action {
-            Action::Disconnect { peer, reason } => Some((peer, reason)),
-            _ => None,
-        });
-        let message = Message::Interested;
-        let peer = PeerKey(key);
-        tell(swarm, millis, Event::Message { peer, message });
-        gone
-    };
     for key in 0..100 {
         assert_eq!(come(&mut swarm, key, key, 1), None);
     }
-    let ask = |swarm: &mut Swarm, at: u64| {
-        for key in 0..100 {
-            let message = Message::Request(block(0, 0, 16_384));
-            let peer = PeerKey(key);
-            for action in tell(swarm, at, Event::Message { peer, message }) {
-                if let Action::Upload { peer, blocks } = action {
-                    let (blocks, bytes) = (blocks.len().try_into().unwrap(), 16_384);
-                    let event = Event::Uploaded {
-                        peer,
-                        blocks,
-                        bytes,
-                    };
-                    tell(swarm, at, event);
-                }
-            }
-        }
-    };
     for at in (10_000..60_000).step_by(10_000) {
-        ask(&mut swarm, at);
+        each_asks_for_a_block(&mut swarm, at);
     }
     // One more of them finds no place, the others do, as many as there are of it.
     assert_eq!(
@@ -504,7 +505,7 @@ fn one_address_does_not_keep_the_others_out() {
     );
     // A block now and then is not what a place is for.
     for at in (70_000..250_000).step_by(20_000) {
-        ask(&mut swarm, at);
+        each_asks_for_a_block(&mut swarm, at);
     }
     let gone = come(&mut swarm, 250_000, 152, 1);
     assert!(
