@@ -136,6 +136,9 @@ pub struct Simulation {
     hosts: Vec<Host>,
     /// As many for each host as there are layers.
     nodes: Vec<Node>,
+    /// Of each node the HAVEs on their way: by which connection, of what, sent when. Apart from
+    /// the machines: whoever has a new piece writes into those of all its peers.
+    inboxes: Vec<Vec<(u32, PieceIndex, Now)>>,
     links: Vec<Link>,
     trackers: Trackers,
     queue: Queue,
@@ -165,6 +168,7 @@ impl Simulation {
             now: Now::ZERO,
             hosts: Vec::new(),
             nodes: Vec::new(),
+            inboxes: Vec::new(),
             links: Vec::new(),
             faults: faults::Faults::default(),
             trace: 0xcbf2_9ce4_8422_2325,
@@ -187,6 +191,7 @@ impl Simulation {
             let seed = self.rng.random();
             let swarm = Swarm::new(geometry, have, peer_id, spec.settings.clone(), seed);
             self.nodes.push(Node::new(swarm));
+            self.inboxes.push(Vec::new());
         }
         let host = Host::new(spec, peer_id, at);
         self.pending += usize::from(host.is_pending());
@@ -579,7 +584,7 @@ impl Simulation {
     }
 
     fn haves(&mut self, node: NodeId) {
-        let mut inbox = std::mem::take(&mut self.nodes[node.at()].inbox);
+        let mut inbox = std::mem::take(&mut self.inboxes[node.at()]);
         let arrived = self.now.saturating_sub(self.network.latency);
         let ready = inbox.partition_point(|&(.., sent)| sent <= arrived);
         self.warm(node, &inbox[..ready]);
@@ -587,14 +592,11 @@ impl Simulation {
             self.have(link, node, piece);
         }
         inbox.drain(..ready);
-        debug_assert!(
-            self.nodes[node.at()].inbox.is_empty(),
-            "nothing takes no time"
-        );
+        debug_assert!(self.inboxes[node.at()].is_empty(), "nothing takes no time");
         if let Some(&(.., sent)) = inbox.first() {
             let at = sent + self.network.latency + self.network.coalesce;
             self.queue.push(at, Happening::Haves(node));
         }
-        self.nodes[node.at()].inbox = inbox;
+        self.inboxes[node.at()] = inbox;
     }
 }

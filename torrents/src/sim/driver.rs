@@ -92,7 +92,7 @@ impl Simulation {
 
     fn send_have(&mut self, from: NodeId, link: u32, piece: PieceIndex) {
         let to = self.other(link, from);
-        let inbox = &mut self.nodes[to.at()].inbox;
+        let inbox = &mut self.inboxes[to.at()];
         if inbox.is_empty() {
             self.queue.read_inbox(self.now, self.network.coalesce, to);
         }

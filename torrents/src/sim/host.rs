@@ -193,8 +193,6 @@ pub(super) struct Node {
     pub(super) announced: Option<Now>,
     /// Failed announces in a row.
     pub(super) failures: u32,
-    /// HAVEs on their way: by which connection, of what, sent when.
-    pub(super) inbox: Vec<(u32, PieceIndex, Now)>,
     /// The next piece the reader wants.
     pub(super) read: u32,
     /// Wrong blocks in the buffers.
@@ -211,7 +209,6 @@ impl Node {
             announce: None,
             announced: None,
             failures: 0,
-            inbox: Vec::new(),
             read: 0,
             tainted: BTreeMap::new(),
             fingerprints: BTreeMap::new(),

@@ -52,29 +52,50 @@ const GUIDANCE: Now = Now::from_millis(500);
 const BUSY_GUIDANCE: Now = Now::from_secs(4);
 
 /// One connection or web seed.
+///
+/// What every message looks at comes first, in as few cache lines as can be: a swarm's peers lie
+/// all over the memory.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Peer {
-    pub(super) key: PeerKey,
     pub(super) kind: PeerKind,
+    pub(super) key: PeerKey,
+    pub(super) pieces: Pieces,
+    pub(super) heard: Now,
+    /// Pieces it has and we lack.
+    pub(super) wanted: u32,
+    /// How often it told everything it has.
+    pub(super) told: u16,
+    pub(super) interested: bool,
+    pub(super) chokes_us: bool,
+    pub(super) is_interested: bool,
+    pub(super) choked: bool,
+    /// It let requests rot: one at a time until it delivers.
+    pub(super) snubbed: bool,
+    pub(super) suspect: bool,
+    pub(super) upload_only: bool,
+    pub(super) spoke: Now,
+    /// The picker's epoch in which nothing was found for it.
+    pub(super) dry: Option<u64>,
+    /// Not to be asked before: it rejects.
+    pub(super) rests_until: Now,
+    pub(super) allowed: SmallVec<[PieceIndex; 4]>,
+    pub(super) asked: Runs,
+    pub(super) turned: Now,
+    /// When it last asked us for something or took something.
+    pub(super) active: Now,
+    /// Uploaded since it was unchoked.
+    pub(super) turn: u64,
+
+    // Who it is.
     pub(super) addr: Option<SocketAddr>,
     pub(super) listen: Option<SocketAddr>,
     /// Where it listens besides.
     pub(super) also: Option<SocketAddr>,
     pub(super) id: Option<PeerId>,
     pub(super) since: Now,
-    pub(super) heard: Now,
-    pub(super) spoke: Now,
-    pub(super) pieces: Pieces,
-    /// How often it told everything it has.
-    pub(super) told: u16,
-    pub(super) upload_only: bool,
 
     // Download.
-    /// Pieces it has and we lack.
-    pub(super) wanted: u32,
-    pub(super) chokes_us: bool,
-    pub(super) interested: bool,
-    pub(super) asked: Runs,
     window: u64,
     slow_start: bool,
     /// Since when its window has been the least.
@@ -82,24 +103,16 @@ pub(super) struct Peer {
     /// What its answers take however little it is asked for: some clients serve in turns.
     own_delay: Now,
     reqq: u32,
-    pub(super) allowed: SmallVec<[PieceIndex; 4]>,
     /// Pieces it would like us to take first.
     pub(super) suggestions: VecDeque<PieceIndex>,
     /// When it last suggested something.
     pub(super) guided: Now,
-    /// The picker's epoch in which nothing was found for it.
-    pub(super) dry: Option<u64>,
-    /// It let requests rot: one at a time until it delivers.
-    pub(super) snubbed: bool,
     /// How often in a row while nobody else delivered.
     pub(super) snubs: u8,
-    /// Not to be asked before: it rejects.
-    pub(super) rests_until: Now,
     pub(super) rejections: u32,
     /// Requests taken back that may still be answered.
     pub(super) late: u32,
     pub(super) unasked: u32,
-    pub(super) suspect: bool,
     pub(super) delivered: Now,
     /// When it last gave us a useful block, or when it came.
     pub(super) gave: Now,
@@ -111,18 +124,11 @@ pub(super) struct Peer {
     pub(super) pace: Option<u64>,
 
     // Upload.
-    pub(super) choked: bool,
-    pub(super) is_interested: bool,
     pub(super) queue: Runs,
     pub(super) sending_blocks: u32,
     pub(super) sending_bytes: u64,
     pub(super) up: Rate,
     pub(super) uploaded: u64,
-    /// Uploaded since it was unchoked.
-    pub(super) turn: u64,
-    pub(super) turned: Now,
-    /// When it last asked us for something or took something.
-    pub(super) active: Now,
     /// How long it was unchoked and asked for nothing; what it then asks for makes up for it.
     pub(super) shirked: Now,
     /// What we suggested to it.
