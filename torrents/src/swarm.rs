@@ -43,6 +43,7 @@ use std::ops::Range;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
+pub use bans::ban_length;
 pub use contract::{Action, Event, Now, PeerKey, PeerKind, PeerView, Reason};
 pub(crate) use rate::time_for;
 pub use settings::Settings;

@@ -1,13 +1,10 @@
 //! The announce path for the fuzzer, without a socket: any bytes in, answers out.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
 
 use crate::config::{Config, Limits, Mode};
 use crate::http::lane::{self, Buffers, Next};
-use crate::metrics::Metrics;
 use crate::service::Service;
-use crate::table::Table;
 
 /// An open tracker with little room and one client, who is a stranger.
 #[derive(Debug)]
@@ -28,16 +25,8 @@ impl Default for Lane {
             limits,
             ..Config::default()
         };
-        let service = Service {
-            table: Table::new(&config, "0123456789abcdef".to_owned(), 1),
-            metrics: Metrics::default(),
-            limits: config.limits.clone(),
-            secret: None,
-            anyone_registers: false,
-            started: Instant::now(),
-        };
         Self {
-            service,
+            service: Service::unstarted(&config),
             buffers: Buffers::default(),
         }
     }

@@ -21,6 +21,19 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    /// Of a tracker that is never started: always with the same random choices.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn unstarted(config: &crate::config::Config) -> Self {
+        Self {
+            table: Table::new(config, "0123456789abcdef".to_owned(), 1),
+            metrics: Metrics::default(),
+            limits: config.limits.clone(),
+            secret: None,
+            anyone_registers: false,
+            started: Instant::now(),
+        }
+    }
+
     /// The tables' time at a clock reading.
     pub(crate) fn now(&self, clock: Instant) -> Moment {
         Moment::after_start(clock.saturating_duration_since(self.started))

@@ -13,7 +13,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use torrents::Block;
-use torrents::swarm::{Event, PeerKey, PeerKind};
+use torrents::swarm::{Event, PeerKey, PeerKind, ban_length};
 
 use super::peers::Peer;
 use super::{Ended, TorrentTask};
@@ -26,9 +26,6 @@ use crate::webseed;
 /// The first pause after a failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The same after wrong bytes: as long as peers are banned.
-const FIRST_BAN: Duration = Duration::from_secs(10);
-const LONGEST_BAN: Duration = Duration::from_secs(600);
 
 /// Web seeds of one torrent.
 const MAX_WEB_SEEDS: usize = 8;
@@ -148,7 +145,7 @@ impl TorrentTask {
             return;
         };
         let mut seed = web.seed.clone();
-        let pause = (FIRST_BAN * (1 << seed.lies.min(6))).min(LONGEST_BAN);
+        let pause = ban_length(seed.lies);
         tracing::warn!(
             url = %seed.url, info_hash = %self.shared.info.hash(), ?pause,
             "a web seed sent corrupt data"

@@ -17,6 +17,11 @@ const MAX_GONE: usize = 1_024;
 const FIRST_BAN: Now = Now::from_secs(10);
 const LONGEST_BAN: Now = Now::from_secs(600);
 
+/// How long whoever sent wrong bytes is left alone, who was so many times before.
+pub fn ban_length(times: u32) -> Now {
+    (FIRST_BAN * (1 << times.min(6))).min(LONGEST_BAN)
+}
+
 /// Who a peer was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity {
@@ -59,8 +64,7 @@ impl Bans {
             times: 0,
         });
         if ban.until <= now {
-            let length = FIRST_BAN * (1 << ban.times.min(6));
-            ban.until = now + length.min(LONGEST_BAN);
+            ban.until = now + ban_length(ban.times);
             ban.times += 1;
         }
         ban.until

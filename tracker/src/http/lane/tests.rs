@@ -1,15 +1,12 @@
 //! Whatever bytes come in, the lane neither panics nor grows, and its answers can be read.
 
 use std::net::Ipv4Addr;
-use std::time::Instant;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
 use super::*;
 use crate::config::{Config, Mode};
-use crate::metrics::Metrics;
-use crate::table::Table;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
@@ -24,14 +21,7 @@ fn service() -> Service {
         limits,
         ..Config::default()
     };
-    Service {
-        table: Table::new(&config, "0123456789abcdef".to_owned(), 1),
-        metrics: Metrics::default(),
-        limits: config.limits.clone(),
-        secret: None,
-        anyone_registers: false,
-        started: Instant::now(),
-    }
+    Service::unstarted(&config)
 }
 
 /// Requests as real clients write them.

@@ -10,22 +10,12 @@ use torrents::PeerId;
 
 use super::*;
 use crate::config::Config;
-use crate::metrics::Metrics;
-use crate::table::Table;
 
 /// Longer than anything takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn service() -> Arc<Service> {
-    let config = Config::default();
-    Arc::new(Service {
-        table: Table::new(&config, "0123456789abcdef".to_owned(), 1),
-        metrics: Metrics::default(),
-        limits: config.limits.clone(),
-        secret: None,
-        anyone_registers: false,
-        started: Instant::now(),
-    })
+    Arc::new(Service::unstarted(&Config::default()))
 }
 
 fn routes(service: &Arc<Service>) -> TowerToHyperService<Router> {
