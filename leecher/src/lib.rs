@@ -27,6 +27,7 @@ mod limits;
 mod listen;
 mod memory;
 mod metadata;
+mod niceness;
 mod outbox;
 mod peer_task;
 mod receive;

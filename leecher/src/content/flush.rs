@@ -2,7 +2,8 @@
 //!
 //! Without it the final flush would have to push a whole layer to the disk at once and the
 //! commit would take as long as the disk needs. It owns nothing but its queue: jobs hold
-//! content weakly, so a content that goes away is not kept open.
+//! content weakly, so a content that goes away is not kept open. It gives way to other threads:
+//! writing back costs CPU too.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use super::Dirty;
+use crate::niceness::give_way;
 
 /// Jobs that may wait. A full queue only means a later write asks again.
 const QUEUE: usize = 1024;
@@ -34,6 +36,7 @@ impl Flusher {
         let thread = std::thread::Builder::new()
             .name("content-flush".into())
             .spawn(move || {
+                give_way();
                 for job in jobs {
                     job.run();
                 }
