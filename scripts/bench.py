@@ -3,6 +3,7 @@ loopback device carries two addresses (Transmission ignores peers on 127.0.0.1),
 medians and ratios. CPU is what the kernel accounted to the processes."""
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -593,7 +594,7 @@ def main():
     parser.add_argument("--cross", action="store_true")
     opt = parser.parse_args()
     opt.size = opt.size or {"one": 2 << 30, "create": 2 << 30, "push": 1 << 30, "ttfb": 1 << 30, "layers": 50_000_000}.get(opt.what, 0)
-    ROOT = tempfile.mkdtemp(prefix="swell-bench-")
+    ROOT = tempfile.mkdtemp(prefix="swell-bench-", dir=os.environ.get("TMPDIR", "/var/tmp"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run("ip", "netns", "add", NS)
@@ -604,7 +605,8 @@ def main():
     finally:
         pids = subprocess.run(["ip", "netns", "pids", NS], capture_output=True, text=True).stdout.split()
         for pid in pids:
-            os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         subprocess.run(["ip", "netns", "del", NS], capture_output=True)
         shutil.rmtree(ROOT, ignore_errors=True)
 

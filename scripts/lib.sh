@@ -6,47 +6,79 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-# Whether a command exists; `module=NAME` is a module of Debian's Python.
+# Where Debian keeps what administers a host, also for shells that do not look there.
+PATH=$PATH:/usr/sbin:/sbin
+
+# Whether a command exists; `module=NAME` is a module of Debian's Python, and a C compiler is
+# there when it can link.
 has() {
     case $1 in
         module=*) /usr/bin/python3 -c "import ${1#module=}" >/dev/null 2>&1 ;;
-        *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
+        cc) echo 'int main(void) { return 0; }' | cc -xc - -o /dev/null 2>/dev/null ;;
+        *) command -v "$1" >/dev/null ;;
     esac
 }
 
-# need COMMAND:PACKAGE...  makes sure each command exists; installs Debian packages when it
-# may, and otherwise fails with the exact list.
+# Of packages as in `docker-cli|docker.io`, the first that this Debian has, or the last.
+package() {
+    local names name
+    IFS='|' read -ra names <<<"$1"
+    for name in "${names[@]}"; do
+        [ -n "$(apt-cache show --no-all-versions "$name" 2>/dev/null)" ] && break
+    done
+    printf '%s\n' "$name"
+}
+
+# need COMMAND:PACKAGE[|PACKAGE...]...  makes sure each command exists; installs Debian packages
+# when it may, and otherwise fails with the exact list.
 need() {
-    local missing=() pair command
+    local missing=() pair
     for pair in "$@"; do
-        command=${pair%%:*}
-        has "$command" || missing+=("${pair#*:}")
+        has "${pair%%:*}" || missing+=("$pair")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
-    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    command -v apt-get >/dev/null || die "missing, and no apt-get here to install them: ${missing[*]%%:*}"
+    packages() { for pair in "${missing[@]}"; do package "${pair#*:}"; done | sort -u | tr '\n' ' '; }
     local asroot=()
     if [ "$(id -u)" != 0 ]; then
         sudo -n true 2>/dev/null && asroot=(sudo -n) ||
-            die "missing packages, and no right to install them: run  apt-get install ${missing[*]}"
+            die "missing packages, and no right to install them: run  apt-get install $(packages)"
     fi
-    command -v apt-get >/dev/null || die "missing packages, and no apt-get here: ${missing[*]}"
-    say "installing ${missing[*]}"
-    local log
-    log=$(mktemp)
-    if ! { "${asroot[@]}" apt-get update -qq &&
-        "${asroot[@]}" env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
-        tail -n 20 "$log" >&2
-        die "cannot install: ${missing[*]}"
-    fi
-    rm -f "$log"
+    local log wanted
+    log=$("${asroot[@]}" apt-get update -qq 2>&1) || die "cannot ask for packages: $log"
+    read -ra wanted <<<"$(packages)"
+    say "installing ${wanted[*]}"
+    log=$("${asroot[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
+        install -y -qq --no-install-recommends "${wanted[@]}" 2>&1) || {
+        tail -n 20 <<<"$log" >&2
+        die "cannot install: ${wanted[*]}"
+    }
+    for pair in "${missing[@]}"; do
+        has "${pair%%:*}" || die "no ${pair%%:*}, though these are installed: ${wanted[*]}"
+    done
 }
 
-# A Rust toolchain is the one thing that is not installed for the user.
+# A Rust toolchain is the one thing that is not installed for the user; under sudo the one of
+# who called it will do.
 need_rust() {
-    [ -x "$HOME/.cargo/bin/cargo" ] && PATH=$HOME/.cargo/bin:$PATH
+    local home=$HOME version
+    if [ -n "${SUDO_USER:-}" ] && ! [ -x "$HOME/.cargo/bin/cargo" ]; then
+        home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+        # Not its CARGO_HOME: what root leaves there its owner could not change.
+        export RUSTUP_HOME=${RUSTUP_HOME:-$home/.rustup}
+    fi
+    if [ -x "$home/.cargo/bin/cargo" ]; then PATH=$home/.cargo/bin:$PATH; fi
     command -v cargo >/dev/null || die "no Rust toolchain: install one with rustup (stable, 1.89 or later)"
-    need cc:gcc
+    version=$(cd "$root" && rustc --version | awk '{ print $2 }')
+    printf '1.89\n%s\n' "$version" | sort --check=quiet --version-sort ||
+        die "Rust $version is too old: 1.89 or later is needed (rustup update stable)"
+    need cc:build-essential
+}
+
+# Fails where neither an engine answers nor one can be started.
+may_start_docker() {
+    docker info >/dev/null 2>&1 || [ "$(id -u)" = 0 ] ||
+        die "no Docker engine answers, and only root can start one: run as root"
 }
 
 # start_docker DIR  leaves a usable engine: the one that runs, or a private one below DIR that
@@ -56,9 +88,9 @@ start_docker() {
     if docker info >/dev/null 2>&1; then
         return 0
     fi
-    [ "$(id -u)" = 0 ] || die "no Docker engine answers, and only root can start one"
+    may_start_docker
     mkdir -p "$docker_dir"
-    PATH=$PATH:/usr/sbin:/sbin dockerd --data-root "$docker_dir/data" --exec-root "$docker_dir/exec" \
+    dockerd --data-root "$docker_dir/data" --exec-root "$docker_dir/exec" \
         --pidfile "$docker_dir/pid" --host "unix://$docker_dir/sock" \
         --bridge none --iptables=false --ip6tables=false >"$docker_dir/log" 2>&1 &
     docker_pid=$!
@@ -78,7 +110,7 @@ stop_docker() {
     kill "$docker_pid" 2>/dev/null || true
     wait "$docker_pid" 2>/dev/null || true
     docker_pid=
-    rm -rf "$docker_dir"
+    rm -rf "$docker_dir" || true
 }
 
 # make_image ARCHIVE NAME SIZE...  writes a docker archive with one layer of random bytes for
@@ -86,7 +118,7 @@ stop_docker() {
 make_image() {
     local archive=$1 name=$2 work n=0 ids= layers= history= sum size
     shift 2
-    work=$(mktemp -d)
+    work=$(mktemp -d "$archive.XXXXXX")
     for size in "$@"; do
         n=$((n + 1))
         mkdir -p "$work/in$n/layer"
@@ -106,12 +138,13 @@ make_image() {
     rm -r "$work"
 }
 
-# wait_for URL SECONDS WHAT
+# wait_for URL SECONDS PID  until it answers; fails when it does not, or the process has ended.
 wait_for() {
     local n
     for n in $(seq $(($2 * 10))); do
         curl -fsS -o /dev/null --max-time 2 "$1" 2>/dev/null && return 0
+        kill -0 "$3" 2>/dev/null || return 1
         sleep 0.1
     done
-    die "$3 does not answer at $1"
+    return 1
 }

@@ -195,7 +195,7 @@ pub(crate) struct CreateArgs {
 /// `swell status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// The herd to ask
+    /// The herd to ask [default: localhost]
     #[arg(
         long,
         env = "SWELL_HERD",
@@ -217,7 +217,7 @@ pub(crate) struct StatusArgs {
 /// `swell top`.
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// The herd to watch
+    /// The herd to watch [default: localhost]
     #[arg(long, env = "SWELL_HERD", value_name = "HOST")]
     pub(crate) herd: Option<String>,
 }

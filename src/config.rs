@@ -63,6 +63,28 @@ pub(crate) fn print(role: Role) -> String {
     }
 }
 
+/// The command with the defaults of every role in its help.
+pub(crate) fn tell_defaults(command: clap::Command) -> clap::Command {
+    fn told<T: Serialize>(command: clap::Command, defaults: &T) -> clap::Command {
+        let values = toml::Table::try_from(defaults).unwrap_or_default();
+        command.mut_args(|arg| {
+            let Some(value) = values.get(arg.get_id().as_str()) else {
+                return arg;
+            };
+            let help = arg.get_help().map(ToString::to_string);
+            let value = value.as_str().map_or(value.to_string(), str::to_owned);
+            arg.help(format!("{} [default: {value}]", help.unwrap_or_default()))
+        })
+    }
+    command
+        .mut_subcommand("herd", |herd| told(herd, &HerdOptions::defaults()))
+        .mut_subcommand("origin", |origin| told(origin, &OriginOptions::defaults()))
+        .mut_subcommand("tracker", |tracker| {
+            told(tracker, &TrackerOptions::defaults())
+        })
+        .mut_subcommand("agent", |agent| told(agent, &AgentOptions::defaults()))
+}
+
 fn printed<T: Args + Serialize>(role: &str, defaults: &T) -> String {
     let values = toml::Table::try_from(defaults).unwrap_or_default();
     let mut text = format!(
@@ -143,6 +165,8 @@ fn nix_is_root() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     /// The printed file with every default uncommented.
@@ -177,6 +201,21 @@ mod tests {
             let table: toml::Table = uncommented(&print(role)).parse().unwrap();
             for (key, value) in defaults {
                 assert_eq!(table.get(&key), Some(&value), "{role:?} {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn help_tells_the_defaults() {
+        let mut command = tell_defaults(crate::cli::Cli::command());
+        for (role, defaults) in [
+            ("herd", ["15000", "15003", "127.0.0.1"]),
+            ("agent", ["16000", "256MiB", "127.0.0.1"]),
+        ] {
+            let help = command.find_subcommand_mut(role).unwrap().render_help();
+            for default in defaults {
+                let told = format!("[default: {default}]");
+                assert!(help.to_string().contains(&told), "{role}: no {told}");
             }
         }
     }

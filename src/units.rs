@@ -122,7 +122,15 @@ impl<'de> Deserialize<'de> for Size {
 
 impl Serialize for Size {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(self.0)
+        const EXACT: [(&str, u64); 4] = [
+            ("GiB", 1 << 30),
+            ("MiB", 1 << 20),
+            ("KiB", 1 << 10),
+            ("", 1),
+        ];
+        let whole = EXACT.iter().find(|(_, step)| self.0.is_multiple_of(*step));
+        let (unit, step) = whole.expect("one divides everything");
+        serializer.collect_str(&format_args!("{}{unit}", self.0 / step))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Threads that give way to everything else in the process and on the host.
 //!
 //! Whatever moves many bytes (sockets of peers, hashing, the disk) gives way to whatever answers
-//! (registry, APIs), so that a pull begins at once on a busy host, and to the work that images
-//! are pulled for.
+//! requests, so that a reader has its first bytes at once on a busy host, and to the work that
+//! the content is wanted for.
 
 use rustix::process::{getpid, getpriority_process, setpriority_process};
 

@@ -33,10 +33,6 @@ pub(crate) struct NodeOptions {
     #[arg(long, env = "SWELL_UPLOAD_LIMIT", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) upload_limit: Option<Size>,
-    /// Bytes a second from peers at most (unset: unlimited)
-    #[arg(long, env = "SWELL_DOWNLOAD_LIMIT", value_name = "SIZE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) download_limit: Option<Size>,
 }
 
 /// Where an origin listens.
@@ -86,7 +82,8 @@ pub(crate) struct HerdOptions {
     #[arg(long, env = "SWELL_TRACKER_PORT", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tracker_port: Option<u16>,
-    /// Networks whose announces may name another address than their own, as in 10.0.0.0/8
+    /// Networks whose announces may name another address than their own, and whose origins
+    /// may register, as in 10.0.0.0/8
     #[arg(long, env = "SWELL_TRUST", value_delimiter = ',', value_name = "CIDR")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) trust: Vec<String>,
@@ -184,6 +181,10 @@ pub(crate) struct AgentOptions {
     #[arg(long, env = "SWELL_API_PORT", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) api_port: Option<u16>,
+    /// Bytes a second from peers and web seeds at most (unset: unlimited)
+    #[arg(long, env = "SWELL_DOWNLOAD_LIMIT", value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) download_limit: Option<Size>,
     /// Bytes of layers to keep; the least recently used go first (unset: unlimited)
     #[arg(long, env = "SWELL_CAPACITY", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -137,7 +137,7 @@ pub(crate) fn agent(options: AgentOptions) -> Result<registry_shim::Config, Fail
         data: place.data,
         capacity: bytes(options.capacity),
         upload_limit: bytes(options.node.upload_limit),
-        download_limit: bytes(options.node.download_limit),
+        download_limit: bytes(options.download_limit),
         memory: bytes(options.memory.or(defaults.memory)),
         ..registry_shim::Config::default()
     })
