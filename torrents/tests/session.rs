@@ -514,6 +514,39 @@ fn one_address_does_not_keep_the_others_out() {
     );
 }
 
+/// Who asks again and again, and takes nothing, keeps neither a slot nor, for long, a place.
+#[test]
+fn asking_without_taking_is_no_use_of_a_slot() {
+    let mut swarm = machine(true);
+    let slots = Settings::default().upload_slots as u64;
+    let all = Settings::default().max_peers as u64;
+    for key in 0..all {
+        assert_eq!(come(&mut swarm, key, key, 1), None);
+    }
+    let last = PeerKey(all - 1);
+    let is_turn = |action: &Action| matches!(action, Action::Send { peer, message: Message::Unchoke } if *peer == last);
+    let mut ask = |swarm: &mut Swarm, at| {
+        let mut told = Vec::new();
+        for key in 0..all - 1 {
+            let (peer, message) = (PeerKey(key), Message::Request(block(0, 0, 16_384)));
+            told.extend(tell(swarm, at, Event::Message { peer, message }));
+        }
+        told.extend(tell(swarm, at, Event::Timeout));
+        told.iter().any(is_turn)
+    };
+    let mut steps = (200..80_000).step_by(4_000);
+    let served = steps.any(|at| ask(&mut swarm, at));
+    assert!(all > slots && served, "the last never had a turn");
+    for at in (80_000..200_000).step_by(4_000) {
+        ask(&mut swarm, at);
+    }
+    let gone = come(&mut swarm, 200_000, all, 1);
+    assert!(
+        matches!(gone, Some((_, Reason::Useless))),
+        "nobody made place: {gone:?}"
+    );
+}
+
 #[test]
 fn endless_bitfields_and_a_flood_of_unasked_blocks_end_the_connection() {
     let mut swarm = machine(false);

@@ -42,6 +42,8 @@ const DEFAULT_REQQ: u32 = 250;
 const SLOW: u64 = 10;
 /// Who was unchoked for so long and hardly asked for anything only takes a place.
 pub(super) const SHIRKING: Now = Now::from_secs(60);
+/// What it asked for it may leave for so long: lines may be slow, ours too.
+const UNTAKEN: Now = Now::from_secs(30);
 /// Allowed-fast pieces remembered of one peer.
 const MAX_ALLOWED: usize = 32;
 /// Suggestions remembered of one peer.
@@ -337,20 +339,33 @@ impl Peer {
         silent.max(Now::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
     }
 
-    /// How long it has been unchoked and asked for nothing.
-    pub(super) fn shirking(&self, now: Now) -> Now {
-        let idle = !self.choked && self.queue.is_empty() && self.sending_blocks == 0;
-        let since = self.active.max(self.turned);
-        match idle {
-            true => self.shirked + now.saturating_sub(since),
-            false => self.shirked,
-        }
+    /// Whether it has asked for what has not gone out yet.
+    pub(super) fn is_owed(&self) -> bool {
+        !self.queue.is_empty() || self.sending_blocks > 0
     }
 
-    /// It asks us for so many bytes. One block now and then makes up for nothing.
+    /// How long it has been unchoked and asked for nothing, or taken nothing of what it asked for.
+    pub(super) fn shirking(&self, now: Now) -> Now {
+        if self.choked {
+            return self.shirked;
+        }
+        let quiet = now.saturating_sub(self.active.max(self.turned));
+        let allowed = if self.is_owed() { UNTAKEN } else { Now::ZERO };
+        self.shirked + quiet.saturating_sub(allowed)
+    }
+
+    /// It asks us for so many bytes that it had not asked for. One block now and then makes up for
+    /// nothing, and asking for more without taking what is due is no activity.
     pub(super) fn asks_for(&mut self, now: Now, bytes: u64) {
-        let idle = self.shirking(now).min(SHIRKING);
-        self.shirked = idle.saturating_sub(bought(bytes));
+        if !self.is_owed() {
+            self.is_active(now);
+        }
+        self.shirked = self.shirked.saturating_sub(bought(bytes));
+    }
+
+    /// It began to ask, or took something.
+    pub(super) fn is_active(&mut self, now: Now) {
+        self.shirked = self.shirking(now).min(SHIRKING);
         self.active = now;
     }
 

@@ -51,8 +51,7 @@ pub(super) struct Uploads {
 impl Peer {
     fn uses_its_slot(&self, now: Now) -> bool {
         let quiet = now.saturating_sub(self.active);
-        let due = !self.queue.is_empty() || self.sending_blocks > 0;
-        quiet < if due { STUCK } else { GRACE }
+        quiet < if self.is_owed() { STUCK } else { GRACE }
     }
 
     /// Without BEP 6 a choke loses what the peer has queued: it is done more rarely.
@@ -85,11 +84,11 @@ impl Swarm {
                 && waiting < self.settings.max_inbound_requests
                 && self.have.contains(block.piece);
             if serve {
-                peer.asks_for(now, block.len.into());
                 if let Some(spread) = &mut self.spread {
                     spread.requested(block.piece, &mut peer.errands);
                 }
                 if !peer.queue.contains(block) {
+                    peer.asks_for(now, block.len.into());
                     peer.queue.push(block, Now::ZERO);
                 }
             } else if peer.is_fast() {
@@ -180,11 +179,11 @@ impl Swarm {
             return;
         };
         debug_assert!(blocks <= peer.sending_blocks && bytes <= peer.sending_bytes);
+        peer.is_active(now);
         peer.sending_blocks = peer.sending_blocks.saturating_sub(blocks);
         peer.sending_bytes = peer.sending_bytes.saturating_sub(bytes);
         peer.uploaded += bytes;
         peer.up.add(now, bytes);
-        peer.active = now;
         let before = peer.turn;
         peer.turn += bytes;
         let turn = peer.turn_len(turn);
