@@ -212,6 +212,43 @@ fn of_two_connections_both_sides_keep_the_same_whenever_they_came() {
     }
 }
 
+/// Anybody may say another's id, and either may come first.
+#[test]
+fn who_says_anothers_id_from_elsewhere_takes_nothing_from_it() {
+    let comes = |swarm: &mut Swarm, millis, key, host, inbound| {
+        let event = Event::Connected {
+            peer: PeerKey(key),
+            addr: Some(SocketAddr::from(([10, 0, 0, host], 7_000))),
+            id: Some(PeerId([9; 20])),
+            kind: PeerKind::Wire {
+                fast: true,
+                extended: true,
+                inbound,
+            },
+        };
+        let told = tell(swarm, millis, event);
+        told.iter()
+            .any(|action| matches!(action, Action::Disconnect { .. }))
+    };
+    // The seed comes or is dialled, and then somebody with its id: both stay.
+    for (us, inbound) in [(1, true), (1, false), (200, true), (200, false)] {
+        let us = PeerId([us; 20]);
+        let have = Bitfield::empty(2);
+        let mut swarm = Swarm::new(geometry(), have, us, Settings::default(), 1);
+        assert!(!comes(&mut swarm, 0, 1, 9, inbound));
+        assert!(!comes(&mut swarm, 50_000, 2, 66, true));
+        let stay: Vec<_> = swarm.peers().map(|peer| peer.peer).collect();
+        assert_eq!(stay, [PeerKey(1), PeerKey(2)], "{us:?} {inbound}");
+    }
+    // The other was first: the seed comes in nevertheless, and is dialled if nothing else comes.
+    for (at, inbound) in [(1_000, true), (20_000, false)] {
+        let mut swarm = machine(false);
+        tell(&mut swarm, 0, Event::Timeout);
+        assert!(!comes(&mut swarm, 1, 1, 66, true));
+        assert!(!comes(&mut swarm, at, 2, 9, inbound), "{at} {inbound}");
+    }
+}
+
 fn says_it_listens(swarm: &mut Swarm, millis: u64, key: u64, addr: SocketAddr) {
     let event = Event::Extended {
         peer: PeerKey(key),

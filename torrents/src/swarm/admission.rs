@@ -112,15 +112,14 @@ impl Swarm {
             return Err(Reason::Banned);
         }
         let twin = self.peers.iter().find(|(_, peer)| peer.id == Some(id));
-        if let Some((slot, twin)) = twin {
+        if let Some((slot, twin)) = twin.filter(|(_, twin)| self.is_twin(twin, addr, inbound, now))
+        {
             // Of two connections both sides keep what the greater id dialled, or else the first
             // unless it seems to be cut.
             let was_inbound = matches!(twin.kind, PeerKind::Wire { inbound: true, .. });
-            let from = twin.addr.map(|addr| addr.ip());
-            let cut = from == Some(addr.ip()) && now.saturating_sub(twin.heard) >= CUT;
             let keep_new = match was_inbound == inbound {
-                true => cut,
-                false => inbound == (id > self.us),
+                true => twin.is_from(addr.ip()) && now.saturating_sub(twin.heard) >= CUT,
+                false => twin.is_from(addr.ip()) && inbound == (id > self.us),
             };
             if !keep_new {
                 if !inbound {
@@ -141,6 +140,13 @@ impl Swarm {
             self.drop_peer(slot, Reason::Useless, now);
         }
         Ok(twin_at)
+    }
+
+    /// Whether a connection is to the same peer as an older one with the same id. Anybody can say
+    /// another's id: from elsewhere it takes nothing away. Where we dial, it may have two addresses,
+    /// of which one will do unless we starve.
+    fn is_twin(&self, older: &Peer, addr: SocketAddr, inbound: bool, now: Now) -> bool {
+        older.is_from(addr.ip()) || (!inbound && !self.is_starving(now))
     }
 
     pub(super) fn disconnected(&mut self, key: PeerKey, now: Now) {

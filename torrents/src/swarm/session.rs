@@ -10,7 +10,7 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
@@ -337,6 +337,10 @@ impl Peer {
         }
         let micros = u128::from(self.asked.bytes()) * 1_000_000 / u128::from(rate);
         silent.max(Now::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
+    }
+
+    pub(super) fn is_from(&self, ip: IpAddr) -> bool {
+        self.addr.is_some_and(|addr| addr.ip() == ip)
     }
 
     /// Whether it has asked for what has not gone out yet.
