@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use torrents::handshake::{HANDSHAKE_LEN, Handshake, HandshakeError};
 use torrents::{InfoHash, PeerId};
+
+use crate::places::Place;
 
 /// How long the other side may take to say 68 bytes.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,7 +28,7 @@ pub(crate) struct Connection {
     /// It dialled us.
     pub(crate) inbound: bool,
     /// Its place among the process's connections.
-    pub(crate) place: OwnedSemaphorePermit,
+    pub(crate) place: Place,
 }
 
 /// Why there was no handshake.

@@ -57,9 +57,7 @@ pub(crate) async fn dial(
     info_hash: InfoHash,
     addr: SocketAddr,
 ) -> Result<Connection, DialFailure> {
-    let place = Arc::clone(&core.places)
-        .try_acquire_owned()
-        .map_err(|_| DialFailure::Full)?;
+    let place = core.places.dial().ok_or(DialFailure::Full)?;
     let mut stream = tokio::time::timeout(CONNECT_TIMEOUT, connect(core.local_addr.ip(), addr))
         .await
         .map_err(|_| DialFailure::Slow)?

@@ -30,6 +30,7 @@ mod metadata;
 mod niceness;
 mod outbox;
 mod peer_task;
+mod places;
 mod receive;
 mod run;
 mod slabs;

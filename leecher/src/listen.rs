@@ -138,8 +138,8 @@ async fn greet(core: Arc<Core>, mut stream: TcpStream, addr: SocketAddr) {
         tracing::debug!(%addr, %info_hash, "the gate does not admit this peer");
         return;
     }
-    let Ok(place) = Arc::clone(&core.places).try_acquire_owned() else {
-        tracing::debug!(%addr, "all connections are in use");
+    let Some(place) = core.places.receive(addr.ip()) else {
+        tracing::debug!(%addr, "all connections that it may have are in use");
         return;
     };
     let Some(mut torrent) = core.route(info_hash).await else {

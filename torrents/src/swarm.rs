@@ -45,6 +45,7 @@ use rand::{RngExt, SeedableRng};
 
 pub use bans::ban_length;
 pub use contract::{Action, Event, Now, PeerKey, PeerKind, PeerView, Reason};
+pub use places::site;
 pub(crate) use rate::time_for;
 pub use settings::Settings;
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,7 @@ use crate::connection::Connection;
 use crate::content::Content;
 use crate::hashing::HashPool;
 use crate::limits::{Bandwidth, Rates};
+use crate::places::Places;
 use crate::slabs::Slabs;
 use crate::status::{Phase, Source};
 use crate::torrent::{Command, Shared, Torrent, TorrentError};
@@ -46,7 +47,7 @@ pub(crate) struct Core {
     pub(crate) buffers: Buffers,
     pub(crate) bandwidth: Bandwidth,
     /// Connections that may still be opened.
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) places: Places,
     /// Zero of the machines' clocks.
     pub(crate) epoch: Instant,
     pub(crate) stop: CancellationToken,
@@ -129,9 +130,7 @@ impl Core {
                 upload: config.upload_limit,
                 download: config.download_limit,
             }),
-            places: Arc::new(Semaphore::new(
-                config.max_connections.min(Semaphore::MAX_PERMITS),
-            )),
+            places: Places::new(config.max_connections),
             epoch: Instant::now(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use futures_util::FutureExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use torrents::swarm::{Event, PeerKey, PeerKind, Reason};
@@ -21,6 +20,7 @@ use crate::connection::Connection;
 use crate::dial::{DialFailure, dial};
 use crate::outbox::Outbox;
 use crate::peer_task::{FromPeer, Gone, Reader};
+use crate::places::Place;
 use crate::receive::Receiver;
 use crate::status::{PeerStatus, Source, TorrentStatus};
 use crate::upload::Writer;
@@ -60,7 +60,7 @@ pub(super) struct Wire {
     outbox: Arc<Outbox>,
     reader: AbortHandle,
     writer: AbortHandle,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Wire {

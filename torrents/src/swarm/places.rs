@@ -122,7 +122,7 @@ fn is_settled(peer: &Peer, now: Now) -> bool {
 }
 
 /// Whose address that is, as far as addresses are scarce: of IPv6 a host has a whole network.
-fn site(ip: IpAddr) -> IpAddr {
+pub fn site(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => {
             let network = u128::from(ip) >> 64 << 64;
