@@ -3,7 +3,7 @@
 //! The hash is the only thing known, so nothing a peer says is believed before the whole
 //! dictionary hashes to it. Bounded: attempts at once, frames and bytes of each, and time.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use torrents::extended::{
     ExtendedHandshake, HANDSHAKE_ID, METADATA_PIECE_LEN, MetadataMessage, OUR_UT_METADATA,
 };
@@ -26,14 +27,20 @@ use crate::dial::{DialFailure, dial};
 use crate::engine::{Core, DownloadError};
 use crate::torrent_task::STOP_TIMEOUT;
 
-/// Peers asked at once.
+/// Peers asked at once, those left out that have taken long already,
 const ATTEMPTS: usize = 8;
+/// as from here on,
+const LONG: Duration = Duration::from_secs(2);
+/// and with them.
+const MAX_ATTEMPTS: usize = 64;
 /// Addresses tried in all.
 const MAX_ADDRS: usize = 1_000;
 /// How long one peer may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Until a peer that failed is asked again.
+/// Until a peer that failed is asked again, and between two calls for more of them.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often somebody may have become due.
+const TICK: Duration = Duration::from_millis(100);
 /// Requests on their way to one peer.
 const PIPELINE: u32 = 8;
 /// Messages a peer may send beside its answers.
@@ -78,7 +85,11 @@ struct Search {
     core: Arc<Core>,
     info_hash: InfoHash,
     known: HashSet<SocketAddr>,
+    /// Not asked yet.
     waiting: VecDeque<SocketAddr>,
+    /// Asked in vain, and from when on again; those that were not asked yet go first.
+    again: VecDeque<(Instant, SocketAddr)>,
+    under_way: HashMap<SocketAddr, Instant>,
     attempts: JoinSet<(SocketAddr, Result<Info, AttemptError>)>,
     last: Option<String>,
 }
@@ -116,6 +127,8 @@ pub(crate) async fn fetch(
         info_hash,
         known: HashSet::new(),
         waiting: VecDeque::new(),
+        again: VecDeque::new(),
+        under_way: HashMap::new(),
         attempts: JoinSet::new(),
         last: None,
     };
@@ -155,35 +168,24 @@ impl Search {
         mut found: mpsc::Receiver<Vec<SocketAddr>>,
         announcer: Option<&Announcer>,
     ) -> Info {
-        let mut again = tokio::time::interval(PAUSE);
+        let mut tick = tokio::time::interval(TICK);
+        let mut pleaded = Instant::now();
         loop {
-            while self.attempts.len() < ATTEMPTS
-                && let Some(addr) = self.waiting.pop_front()
-            {
-                let (core, info_hash) = (Arc::clone(&self.core), self.info_hash);
-                self.attempts.spawn(async move {
-                    let asked = tokio::time::timeout(ATTEMPT_TIMEOUT, ask(core, info_hash, addr));
-                    (addr, asked.await.unwrap_or(Err(AttemptError::Slow)))
-                });
+            while let Some(addr) = self.next() {
+                self.begin(addr);
             }
             tokio::select! {
                 Some(addrs) = found.recv() => self.add(&addrs),
                 Some(done) = self.attempts.join_next() => match done {
                     Ok((_, Ok(info))) => return info,
-                    Ok((addr, Err(why))) => {
-                        tracing::debug!(%addr, %why, "no metadata");
-                        self.last = Some(format!("{addr}: {why}"));
-                        if matches!(why, AttemptError::Wrong | AttemptError::Unusable(_)) {
-                            continue;
-                        }
-                        // Forgotten, so that it may be named and tried again.
-                        self.known.remove(&addr);
-                        self.retry(addr);
-                    }
+                    Ok((addr, Err(why))) => self.failed(addr, &why),
                     Err(_) => self.last = Some("bug: an attempt failed".to_owned()),
                 },
-                _ = again.tick() => {
-                    if let Some(announcer) = announcer {
+                _ = tick.tick() => {
+                    if let Some(announcer) = announcer
+                        && pleaded.elapsed() >= PAUSE
+                    {
+                        pleaded = Instant::now();
                         announcer.need_peers();
                     }
                 }
@@ -191,15 +193,38 @@ impl Search {
         }
     }
 
-    fn retry(&mut self, addr: SocketAddr) {
-        self.known.insert(addr);
-        let core = Arc::clone(&self.core);
-        let info_hash = self.info_hash;
+    /// Whom to ask now. Peers that are slow or say nothing do not keep the others from their turn.
+    fn next(&mut self) -> Option<SocketAddr> {
+        let young = |began: &&Instant| began.elapsed() < LONG;
+        let fresh = self.under_way.values().filter(young).count();
+        if fresh >= ATTEMPTS || self.under_way.len() >= MAX_ATTEMPTS {
+            return None;
+        }
+        let untried = self.waiting.pop_front();
+        untried.or_else(|| {
+            self.again
+                .front()
+                .filter(|(due, _)| *due <= Instant::now())?;
+            self.again.pop_front().map(|(_, addr)| addr)
+        })
+    }
+
+    fn begin(&mut self, addr: SocketAddr) {
+        self.under_way.insert(addr, Instant::now());
+        let (core, info_hash) = (Arc::clone(&self.core), self.info_hash);
         self.attempts.spawn(async move {
-            tokio::time::sleep(PAUSE).await;
             let asked = tokio::time::timeout(ATTEMPT_TIMEOUT, ask(core, info_hash, addr));
             (addr, asked.await.unwrap_or(Err(AttemptError::Slow)))
         });
+    }
+
+    fn failed(&mut self, addr: SocketAddr, why: &AttemptError) {
+        tracing::debug!(%addr, %why, "no metadata");
+        self.under_way.remove(&addr);
+        self.last = Some(format!("{addr}: {why}"));
+        if !matches!(why, AttemptError::Wrong | AttemptError::Unusable(_)) {
+            self.again.push_back((Instant::now() + PAUSE, addr));
+        }
     }
 }
 

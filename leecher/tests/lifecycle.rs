@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use harness::{Host, PATIENCE, config, finished, sample, until};
 use leecher::{Config, DownloadError, Phase, Seed, TorrentError};
+use tokio::net::TcpListener;
 
 #[tokio::test]
 async fn nothing_survives_a_shutdown() {
@@ -148,6 +149,30 @@ async fn metadata_comes_from_our_own_peers_and_is_what_the_hash_names() {
         .metadata(unknown, Vec::new(), vec![seed.addr()], within)
         .await;
     assert!(matches!(none, Err(DownloadError::NoMetadata { .. })));
+}
+
+/// More than are asked at once, of each kind.
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_without_metadata_do_not_hide_the_one_that_has_it() {
+    let sample = sample(100, 16_384, 28);
+    let (seed, leech) = (Host::seeding(&sample).await, Host::start().await);
+    let mut silent = Vec::new();
+    for _ in 0..12 {
+        silent.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let mut peers: Vec<_> = silent.iter().map(|l| l.local_addr().unwrap()).collect();
+    // Closed again: nobody listens there.
+    for _ in 0..12 {
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        peers.push(closed.local_addr().unwrap());
+    }
+    peers.push(seed.addr());
+    let info_hash = sample.info.hash();
+    let got = leech
+        .engine
+        .metadata(info_hash, Vec::new(), peers, PATIENCE)
+        .await;
+    assert_eq!(got.unwrap(), sample.info);
 }
 
 #[tokio::test]

@@ -132,7 +132,7 @@ impl TorrentTask {
         self.trouble = Some(format!("web seed {}: {why}", shown(&seed.url)));
         let ours = (FIRST_PAUSE * (1 << seed.failures.min(5))).min(LONGEST_PAUSE);
         let pause = match why {
-            Gone::WebSeed(error) => error.retry_after().unwrap_or(ours),
+            Gone::WebSeed(error) => error.retry_after().map_or(ours, |after| after.max(ours)),
             _ => ours,
         };
         seed.failures += 1;
