@@ -12,7 +12,7 @@ use crate::locked;
 
 /// Control bytes that may wait for a peer that does not read: beyond this it is stalled. The
 /// largest honest burst is a bitfield (256 KiB) and the haves and requests of a few seconds.
-const MAX_CONTROL: usize = 2 << 20;
+const MAX_CONTROL: usize = 512 << 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {

@@ -76,6 +76,8 @@ pub(crate) enum Gone {
     Protocol(#[from] WireError),
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error("long messages without end, and no payload")]
+    Chatter,
     #[error("it reads nothing of what it is sent")]
     Stalled,
     #[error(transparent)]
@@ -154,7 +156,6 @@ impl Reader {
                     continue;
                 }
             }
-            quiet = false;
             let mut batch = Batch::new(self.peer);
             let slabs = &self.core.slabs;
             let read = self
@@ -166,6 +167,8 @@ impl Reader {
                 greetings -= 1;
                 acknowledge(&self.socket);
             }
+            // A frame that trickles in is no more than what has come of it.
+            quiet &= batch.parts.is_empty();
             if !batch.parts.is_empty() {
                 // An error means that the torrent ended, and this task is about to be aborted.
                 let _ = self.to_torrent.send(FromPeer::Batch(batch)).await;

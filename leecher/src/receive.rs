@@ -17,17 +17,25 @@ use tokio::io::Interest;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio_util::io::poll_read_buf;
 use torrents::Block;
-use torrents::wire::{Decoder, Frame, WireError};
+use torrents::wire::{Decoder, Frame};
 
 use crate::peer_task::{Batch, Gone, Part};
 use crate::run::{Came, Run};
 use crate::slabs::{LEAST_ROOM, Slabs};
+
+/// Longer messages count as chatter: bitfields, extensions, what nobody has defined.
+const SHORT: usize = 1024;
+/// More of it than of payload by so much ends the connection: a block that is kept keeps what came
+/// beside it in memory too.
+const MAX_CHATTER: usize = 1 << 20;
 
 /// The receiving end of a connection.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     decoder: Decoder,
     held: Held,
+    /// Bytes of long messages, less those of payload.
+    chatter: usize,
 }
 
 /// What came and is not whole yet.
@@ -47,6 +55,7 @@ impl Receiver {
         Self {
             decoder,
             held: Held::Nothing,
+            chatter: 0,
         }
     }
 
@@ -62,8 +71,10 @@ impl Receiver {
             Held::Run(mut run) => {
                 let remains = match read_run(&mut run, socket, slabs)? {
                     Some(came) => {
-                        let whole =
-                            |block, bytes: BytesMut| batch.push_block(block, bytes.freeze());
+                        let whole = |block: Block, bytes: BytesMut| {
+                            self.chatter = self.chatter.saturating_sub(bytes.len());
+                            batch.push_block(block, bytes.freeze());
+                        };
                         run.advance(came, slabs, &self.decoder, whole)?
                     }
                     None => None,
@@ -108,7 +119,7 @@ impl Receiver {
         };
         let cut = self.cut(&mut slab, &mut owed, batch);
         self.hold(slabs, owed, slab);
-        cut.map_err(Gone::Protocol)
+        cut
     }
 
     /// Keeps what is begun until more of it comes.
@@ -145,11 +156,11 @@ impl Receiver {
 
     /// Cuts all whole frames off the front of the slab.
     fn cut(
-        &self,
+        &mut self,
         slab: &mut BytesMut,
         owed: &mut Option<Block>,
         batch: &mut Batch,
-    ) -> Result<(), WireError> {
+    ) -> Result<(), Gone> {
         loop {
             if let Some(block) = *owed {
                 let len = block.len as usize;
@@ -157,9 +168,19 @@ impl Receiver {
                     return Ok(());
                 }
                 batch.push_block(block, slab.split_to(len).freeze());
+                self.chatter = self.chatter.saturating_sub(len);
                 *owed = None;
             }
-            match self.decoder.decode(slab)? {
+            let before = slab.len();
+            let frame = self.decoder.decode(slab)?;
+            let consumed = before - slab.len();
+            if consumed > SHORT {
+                self.chatter += consumed;
+                if self.chatter > MAX_CHATTER {
+                    return Err(Gone::Chatter);
+                }
+            }
+            match frame {
                 Some(Frame::Piece(block)) => *owed = Some(block),
                 Some(Frame::Message(message)) => batch.push_message(message),
                 Some(Frame::Oversized(block)) => batch.parts.push(Part::Oversized(block)),
@@ -376,6 +397,40 @@ mod tests {
         (0..count)
             .map(|n| Item::Block(block(n), vec![n.to_le_bytes()[0]; BLOCK_LEN as usize]))
             .collect()
+    }
+
+    /// How a connection ends that sends frames that mean nothing, as long as they may be, and a
+    /// block for every so many of them.
+    fn chatter(per_block: usize) -> Gone {
+        let mut stream = BytesMut::new();
+        for _ in 0..20 {
+            stream.unsplit(encoded(&blocks(1)));
+            for _ in 0..per_block {
+                stream.extend_from_slice(&wire::MAX_UNKNOWN_LEN.to_be_bytes());
+                stream.extend_from_slice(&[99; wire::MAX_UNKNOWN_LEN as usize]);
+            }
+        }
+        runtime().block_on(async {
+            let (mut peer, mut socket) = pair().await;
+            let sends = tokio::spawn(async move { peer.write_all(&stream).await });
+            let slabs = Slabs::new(4 << 20);
+            let mut receiver = Receiver::new(Decoder::new(geometry(), true, true));
+            let gone = loop {
+                let mut batch = Batch::new(PeerKey(1));
+                socket.readable().await.unwrap();
+                if let Err(gone) = receiver.read(&mut socket, &slabs, &mut batch).await {
+                    break gone;
+                }
+            };
+            sends.abort();
+            gone
+        })
+    }
+
+    #[test]
+    fn long_messages_that_mean_nothing_end_what_gives_hardly_any_payload() {
+        assert!(matches!(chatter(15), Gone::Chatter));
+        assert!(matches!(chatter(1), Gone::Closed));
     }
 
     #[test]
