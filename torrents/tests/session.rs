@@ -562,7 +562,7 @@ fn asking_without_taking_is_no_use_of_a_slot() {
     }
     let last = PeerKey(all - 1);
     let is_turn = |action: &Action| matches!(action, Action::Send { peer, message: Message::Unchoke } if *peer == last);
-    let mut ask = |swarm: &mut Swarm, at| {
+    let ask = |swarm: &mut Swarm, at| {
         let mut told = Vec::new();
         for key in 0..all - 1 {
             let (peer, message) = (PeerKey(key), Message::Request(block(0, 0, 16_384)));

@@ -7,8 +7,9 @@
 //!     └── back-off ────┴─────────────────────┘        forever ▶ Never
 //! ```
 //!
-//! Invariants: at most [`MAX_KNOWN`] addresses; `due` holds exactly the waiting ones. Back-off
-//! is in seconds: hosts of a data centre come back soon or not at all.
+//! Invariants: at most [`MAX_KNOWN`] addresses; `fresh` and `tried` hold exactly the waiting ones.
+//! Back-off is in seconds: hosts of a data centre come back soon or not at all. Those that were
+//! never in vain go first, however many others are due: anybody can name addresses of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -26,7 +27,7 @@ const DIAL_LIMIT: Now = Now::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Waiting { until: Now, order: u32 },
+    Waiting { until: Now, order: u32, fresh: bool },
     Dialling { since: Now },
     Connected,
     Never,
@@ -38,11 +39,17 @@ struct Candidate {
     failures: u32,
 }
 
+/// Addresses by when they are due, those due at once in random order.
+type Due = BTreeSet<(Now, u32, SocketAddr)>;
+
 /// The addresses of one swarm.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     known: BTreeMap<SocketAddr, Candidate>,
-    due: BTreeSet<(Now, u32, SocketAddr)>,
+    /// Waiting, and never in vain so far.
+    fresh: Due,
+    /// Waiting, after a dial that failed or a connection that ended.
+    tried: Due,
     dialling: usize,
 }
 
@@ -62,17 +69,19 @@ impl Candidates {
 
     /// The next address to dial now; it counts as dialling until it is connected or failed.
     pub(super) fn dial(&mut self, now: Now) -> Option<SocketAddr> {
-        let &(until, _, addr) = self.due.first()?;
-        if until > now {
-            return None;
-        }
+        let first = |due: &Due| due.first().copied().filter(|&(until, ..)| until <= now);
+        let (_, _, addr) = first(&self.fresh).or_else(|| first(&self.tried))?;
         self.enter(addr, State::Dialling { since: now });
         Some(addr)
     }
 
     /// When the next address is due.
     pub(super) fn next_due(&self) -> Option<Now> {
-        self.due.first().map(|&(until, ..)| until)
+        let first = |due: &Due| due.first().map(|&(until, ..)| until);
+        [first(&self.fresh), first(&self.tried)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Dials under way.
@@ -82,7 +91,7 @@ impl Candidates {
 
     /// How many wait for their turn, due or not.
     pub(super) fn waiting(&self) -> usize {
-        self.due.len()
+        self.fresh.len() + self.tried.len()
     }
 
     /// A peer that listens there is connected, whoever dialled.
@@ -121,8 +130,10 @@ impl Candidates {
 
     /// We need nobody any more: those who need us will come.
     pub(super) fn forget_waiting(&mut self) {
-        for (_, _, addr) in std::mem::take(&mut self.due) {
-            self.known.remove(&addr);
+        for due in [&mut self.fresh, &mut self.tried] {
+            for (_, _, addr) in std::mem::take(due) {
+                self.known.remove(&addr);
+            }
         }
     }
 
@@ -194,7 +205,16 @@ impl Candidates {
 
     fn wait(&mut self, addr: SocketAddr, until: Now, rng: &mut Xoshiro256PlusPlus) {
         let order = rng.random();
-        self.enter(addr, State::Waiting { until, order });
+        let Some(candidate) = self.known.get(&addr) else {
+            return;
+        };
+        let fresh = candidate.failures == 0;
+        let state = State::Waiting {
+            until,
+            order,
+            fresh,
+        };
+        self.enter(addr, state);
     }
 
     fn enter(&mut self, addr: SocketAddr, next: State) {
@@ -202,35 +222,45 @@ impl Candidates {
             return;
         };
         match candidate.state {
-            State::Waiting { until, order } => {
-                self.due.remove(&(until, order, addr));
+            State::Waiting {
+                until,
+                order,
+                fresh,
+            } => {
+                let due = if fresh {
+                    &mut self.fresh
+                } else {
+                    &mut self.tried
+                };
+                due.remove(&(until, order, addr));
             }
             State::Dialling { .. } => self.dialling -= 1,
             State::Connected | State::Never => {}
         }
         candidate.state = next;
         match next {
-            State::Waiting { until, order } => {
-                self.due.insert((until, order, addr));
+            State::Waiting {
+                until,
+                order,
+                fresh,
+            } => {
+                let due = if fresh {
+                    &mut self.fresh
+                } else {
+                    &mut self.tried
+                };
+                due.insert((until, order, addr));
             }
             State::Dialling { .. } => self.dialling += 1,
             State::Connected | State::Never => {}
         }
     }
 
-    /// Makes place by dropping the address with the longest wait, if it ever failed.
+    /// Makes place by dropping the address with the longest wait of those that were in vain.
     fn forget_worst(&mut self) -> bool {
-        let Some(&(until, order, addr)) = self.due.last() else {
+        let Some((_, _, addr)) = self.tried.pop_last() else {
             return false;
         };
-        if self
-            .known
-            .get(&addr)
-            .is_none_or(|candidate| candidate.failures == 0)
-        {
-            return false;
-        }
-        self.due.remove(&(until, order, addr));
         self.known.remove(&addr);
         true
     }
@@ -240,7 +270,7 @@ impl Candidates {
         assert!(self.known.len() <= MAX_KNOWN);
         let of = |want: fn(&State) -> bool| self.known.values().filter(|c| want(&c.state)).count();
         assert_eq!(
-            self.due.len(),
+            self.waiting(),
             of(|state| matches!(state, State::Waiting { .. }))
         );
         assert_eq!(
@@ -298,6 +328,23 @@ mod tests {
         assert_eq!(all.waiting(), 3_000);
         assert!(!all.known.contains_key(&failed));
         all.add(addr(0), Now::ZERO, &mut rng);
+        all.check_invariants();
+    }
+
+    #[test]
+    fn addresses_in_vain_do_not_hide_a_fresh_one() {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut all = Candidates::default();
+        for n in 1..=2_000 {
+            // Somebody came, said that it listens there, and went.
+            all.connected(addr(n));
+            all.gone(addr(n), true, Now::ZERO, &mut rng);
+        }
+        let later = MOST_BACKOFF * 2;
+        all.add(addr(3_000), later, &mut rng);
+        assert_eq!(all.next_due(), Some(FIRST_BACKOFF));
+        assert_eq!(all.dial(later), Some(addr(3_000)));
+        assert!(all.dial(later).is_some());
         all.check_invariants();
     }
 
