@@ -1,7 +1,7 @@
 //! HTTP as this room uses it: small bounded answers, no surprises.
 //!
 //! Invariants: an answer is never larger in memory than the caller allows, unpacked or not;
-//! nothing outlives its deadline; only `http` is spoken, and a redirect never leads elsewhere.
+//! nothing outlives its deadline; only `http` is spoken, also where a redirect leads.
 
 use std::error::Error;
 use std::io::Read;

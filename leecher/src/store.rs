@@ -141,6 +141,10 @@ pub enum StoreError {
     Content(ContentError),
 }
 
+fn has_len(path: &Path, length: u64) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == length)
+}
+
 fn holder(pid: &Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }
@@ -409,7 +413,12 @@ impl LocalStore {
         layout.make_info_durable(name)?;
         let (from, to) = (layout.partial(name), layout.complete(name));
         content.flush().map_err(StoreError::io(&from))?;
-        std::fs::rename(&from, &to).map_err(StoreError::io(&from))?;
+        match std::fs::rename(&from, &to) {
+            // An earlier commit came so far and failed at the directory.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && has_len(&to, content.length()) => {}
+            renamed => renamed.map_err(StoreError::io(&from))?,
+        }
         content.seal();
         sync_dir(&layout.completes())?;
         sync_dir(&layout.partials())?;

@@ -231,6 +231,20 @@ fn a_crash_at_any_step_leaves_something_sound() {
 }
 
 #[test]
+fn a_commit_that_failed_after_the_rename_may_be_repeated() {
+    let f = Fixture::new();
+    let store = f.open();
+    let content = store.begin("a", &f.info).unwrap();
+    f.write(&content, 0..10);
+    fs::rename(f.path("partial/a"), f.path("complete/a")).unwrap();
+    assert_eq!(store.commit("a").unwrap().length, f.bytes.len() as u64);
+    assert_eq!(store.commit("a").unwrap().length, f.bytes.len() as u64);
+    drop((content, store));
+    assert_eq!(f.open().complete().len(), 1);
+    assert_eq!(files(f.dir.path()), ["complete/a", "info/a"]);
+}
+
+#[test]
 fn content_whose_info_is_damaged_is_taken_over_not_lost() {
     for damage in ["head", "raw", "gone", "torn"] {
         let f = Fixture::new();

@@ -63,6 +63,8 @@ impl Index {
 
     /// It was found complete at the start, last used then.
     pub(super) fn found_complete(&mut self, name: &str, head: Head, last_used: SystemTime) {
+        // A clock that was ahead left times to come: what is used now is newer all the same.
+        self.clock = self.clock.max(Some(last_used));
         self.insert(name, head, last_used);
     }
 
@@ -210,6 +212,15 @@ mod tests {
         assert_eq!(index.over(39), ["b"]);
         assert_eq!(index.over(20), ["b", "c"]);
         assert_eq!(index.over(0), ["b", "c", "d", "a"]);
+    }
+
+    #[test]
+    fn what_is_used_now_is_newer_than_what_a_clock_ahead_left() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let mut index = Index::default();
+        index.found_complete("ahead", head(10, 1), start + COARSE * 1_000);
+        index.completed("now", head(10, 2), start);
+        assert_eq!(index.over(10), ["ahead"]);
     }
 
     #[test]

@@ -11,8 +11,6 @@ use crate::wire::Message;
 
 /// Blocks that nobody asked for, after which a peer is let go.
 const MAX_UNASKED: u32 = 64;
-/// How often a peer may tell everything it has: each time costs a walk over all pieces.
-const MAX_TOLD: u16 = 4_096;
 /// Answers to requests taken back that are tolerated.
 const MAX_LATE: u32 = 8_192;
 /// Requests doubled at once in the endgame.
@@ -56,8 +54,7 @@ impl Swarm {
             return;
         };
         // aria2 sends its bitfield again where many HAVEs would be due.
-        peer.told = peer.told.saturating_add(1);
-        if peer.told > MAX_TOLD {
+        if !peer.may_tell_all(now) {
             return self.drop_peer(slot, Reason::Protocol, now);
         }
         let before = std::mem::replace(&mut peer.pieces, pieces);
@@ -116,8 +113,7 @@ impl Swarm {
         let was_all = peer.pieces.is_all();
         let before = self.spread.is_some().then(|| peer.pieces.clone());
         // Where it costs a walk over all pieces it counts as telling everything.
-        peer.told += u16::from(was_all || before.is_some());
-        if peer.told > MAX_TOLD {
+        if (was_all || before.is_some()) && !peer.may_tell_all(now) {
             return self.drop_peer(slot, Reason::Protocol, now);
         }
         if !peer.pieces.remove(piece, total) {

@@ -44,6 +44,9 @@ const SLOW: u64 = 10;
 pub(super) const SHIRKING: Now = Now::from_secs(60);
 /// What it asked for it may leave for so long: lines may be slow, ours too.
 const UNTAKEN: Now = Now::from_secs(30);
+/// A peer may tell everything it has so often, and so many times in a row.
+const TELLING: Now = Now::from_millis(100);
+const MAX_TELLINGS: u32 = 64;
 /// Allowed-fast pieces remembered of one peer.
 const MAX_ALLOWED: usize = 32;
 /// Suggestions remembered of one peer.
@@ -66,8 +69,6 @@ pub(super) struct Peer {
     pub(super) heard: Now,
     /// Pieces it has and we lack.
     pub(super) wanted: u32,
-    /// How often it told everything it has.
-    pub(super) told: u16,
     pub(super) interested: bool,
     pub(super) chokes_us: bool,
     pub(super) is_interested: bool,
@@ -135,6 +136,8 @@ pub(super) struct Peer {
     pub(super) shirked: Now,
     /// What we suggested to it.
     pub(super) errands: Errands,
+    /// By when what it told has been paid for, at one walk over all pieces in [`TELLING`].
+    tells: Now,
 }
 
 impl Peer {
@@ -157,7 +160,7 @@ impl Peer {
             heard: now,
             spoke: now,
             pieces: if web { Pieces::All } else { Pieces::None },
-            told: u16::from(web),
+            tells: now,
             upload_only: web,
             wanted: 0,
             chokes_us: !web,
@@ -337,6 +340,12 @@ impl Peer {
         }
         let micros = u128::from(self.asked.bytes()) * 1_000_000 / u128::from(rate);
         silent.max(Now::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
+    }
+
+    /// Whether it may tell everything it has now: each time costs a walk over all pieces.
+    pub(super) fn may_tell_all(&mut self, now: Now) -> bool {
+        self.tells = self.tells.max(now) + TELLING;
+        self.tells <= now + TELLING * MAX_TELLINGS
     }
 
     pub(super) fn is_from(&self, ip: IpAddr) -> bool {
