@@ -30,10 +30,12 @@ mod pieces;
 mod places;
 mod rarity;
 mod rate;
+mod received;
 mod runs;
 mod session;
 mod settings;
 mod spread;
+mod told;
 mod upkeep;
 mod upload;
 
@@ -82,7 +84,7 @@ pub struct Swarm {
     bans: Bans,
     actions: VecDeque<Action>,
     spare: Vec<Vec<Block>>,
-    judged: download::Judged,
+    judged: received::Judged,
     clock: upkeep::Clock,
     uploads: upload::Uploads,
     /// Something may have become pickable: idle peers are to be asked at the end of the event.
@@ -134,7 +136,7 @@ impl Swarm {
             bans: Bans::default(),
             actions: VecDeque::new(),
             spare: Vec::new(),
-            judged: download::Judged::default(),
+            judged: received::Judged::default(),
             clock: upkeep::Clock::default(),
             uploads: upload::Uploads::default(),
             stirred: false,

@@ -1,4 +1,9 @@
 //! What all torrents of an engine share, and the register of those that are live.
+//!
+//! Owns the process's limits (connections, bandwidth, memory) and hands out shares of them; knows
+//! which info hash is live, which seeds are announced without being live, and opens a torrent when
+//! somebody asks for it. Invariant: at most one task is live for an info hash. Never holds a lock
+//! while it waits, and decides nothing about pieces.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,4 +1,8 @@
 //! The peers of a torrent: how they come, what they are sent, how they go.
+//!
+//! Owns their connections and tasks; each has one reader and one writer, which end when it parts.
+//! What a peer is told is put into its outbox, never written here: nothing in this file waits for a
+//! socket.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

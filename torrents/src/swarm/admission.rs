@@ -1,4 +1,8 @@
 //! Who is connected: first messages, duplicates, bans, places, dialling.
+//!
+//! Invariants: nobody is greeted twice on one connection; of two connections to one host both sides
+//! keep the same; nobody is dialled who is connected, banned or ourselves. What a stranger says of
+//! itself (its id, where it listens) takes nothing away from anybody else.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,8 @@
 //! The serving half of the machine: requests of others, what the driver is handed, chokes.
+//!
+//! Invariants: a peer has no more queued with us than `max_inbound_requests`; the driver holds no more
+//! than a batch and a half of it; what is refused is rejected where the peer knows that word (BEP 6).
+//! Who is served is decided in `choker`, from what is counted here.
 
 use rand::RngExt;
 
