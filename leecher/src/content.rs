@@ -40,6 +40,7 @@ use torrents::{Bitfield, Geometry, Info, PieceIndex};
 use files::Files;
 use record::Record;
 
+pub(crate) use check::is_bad_sector;
 pub(crate) use direct::DISK_ALIGN;
 pub(crate) use durable::{make_durable, replace_file, replace_file_lazily, sync_dir};
 pub(crate) use flush::Flusher;

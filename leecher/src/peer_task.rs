@@ -12,9 +12,9 @@ use bytes::Bytes;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
-use torrents::Block;
 use torrents::swarm::PeerKey;
 use torrents::wire::{Message, WireError};
+use torrents::{Block, PieceIndex};
 
 use crate::engine::Core;
 use crate::limits::Throttle;
@@ -43,6 +43,8 @@ pub(crate) enum FromPeer {
     Gone { peer: PeerKey, why: Gone },
     /// Our content could not be read.
     Unreadable { why: io::Error },
+    /// A piece of the content could not be read for it, while others may be.
+    BadSector { piece: PieceIndex, why: io::Error },
 }
 
 /// Frames in the order they came, payload beside them.

@@ -279,6 +279,14 @@ impl TorrentTask {
             }
             FromPeer::Gone { peer, why } => self.gone(peer, &why),
             FromPeer::Unreadable { why } => self.fail(&why),
+            FromPeer::BadSector { piece, why } => {
+                let info = &self.shared.info;
+                tracing::error!(
+                    info_hash = %info.hash(), name = info.name(), %piece, %why,
+                    "a piece cannot be read, and nobody gets it from here"
+                );
+                self.handle(Event::Unreadable { piece });
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use torrents::swarm::PeerKey;
 use torrents::wire::{self, PIECE_HEADER_LEN};
 use torrents::{Block, Geometry};
 
-use crate::content::Content;
+use crate::content::{Content, is_bad_sector};
 use crate::engine::Core;
 use crate::limits::Throttle;
 use crate::locked;
@@ -103,7 +103,14 @@ impl Writer {
         let buffer = match buffer {
             Ok(buffer) => buffer,
             Err(why) => {
-                let _ = self.to_torrent.send(FromPeer::Unreadable { why }).await;
+                // The peer comes again for what can be read: this batch is lost either way.
+                let told = match is_bad_sector(&why) {
+                    true => self.bad_sector(blocks, why).await,
+                    false => Some(FromPeer::Unreadable { why }),
+                };
+                if let Some(told) = told {
+                    let _ = self.to_torrent.send(told).await;
+                }
                 return Err(Gone::Closed);
             }
         };
@@ -185,6 +192,23 @@ impl Writer {
             filled += len;
         }
         Ok(buffer)
+    }
+
+    /// Finds which of the blocks' pieces it was that a disk could not give; none when it can now.
+    async fn bad_sector(&self, blocks: &[Block], why: io::Error) -> Option<FromPeer> {
+        let (content, geometry) = (Arc::clone(&self.content), self.geometry);
+        let blocks = blocks.to_vec();
+        let search = tokio::task::spawn_blocking(move || {
+            let mut blocks = blocks.iter();
+            let bad = blocks.find(|&&block| {
+                let mut bytes = vec![0; block.len as usize];
+                let read = content.read_at(geometry.block_offset(block), &mut bytes);
+                read.is_err_and(|why| is_bad_sector(&why))
+            });
+            bad.map(|block| block.piece)
+        });
+        let piece = search.await.ok().flatten()?;
+        Some(FromPeer::BadSector { piece, why })
     }
 
     /// Writes all of it, unless the peer stops reading.

@@ -39,7 +39,7 @@ mod told;
 mod upkeep;
 mod upload;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
 use rand::rngs::Xoshiro256PlusPlus;
@@ -105,6 +105,8 @@ pub struct Swarm {
     web: bool,
     /// Lost pieces wait a moment, so that a full disk makes no storm of downloads.
     cooling: Vec<(Now, PieceIndex)>,
+    /// Pieces that we have and cannot read.
+    unreadable: BTreeSet<PieceIndex>,
 }
 
 impl Swarm {
@@ -148,6 +150,7 @@ impl Swarm {
             hunger: hunger::Hunger::default(),
             rotated: Now::ZERO,
             cooling: Vec::new(),
+            unreadable: BTreeSet::new(),
         };
         swarm.begin_picking();
         swarm
@@ -217,6 +220,7 @@ impl Swarm {
             Event::Corrupt { piece } => self.corrupt(piece, now),
             Event::Liar { peer } => self.liar(peer, now),
             Event::Lost { piece } => self.lost(piece, now),
+            Event::Unreadable { piece } => self.unreadable(piece),
             Event::Connected {
                 peer,
                 addr,

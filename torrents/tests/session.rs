@@ -551,6 +551,24 @@ fn one_address_does_not_keep_the_others_out() {
     );
 }
 
+#[test]
+fn a_piece_that_cannot_be_read_is_refused_and_the_others_are_served() {
+    let mut swarm = machine(true);
+    connect(&mut swarm, 1, 1, true, true);
+    says(&mut swarm, 1, Message::Interested);
+    let (bad, good) = (block(0, 0, 16_384), block(1, 0, 7_232));
+    let piece = bad.piece;
+    tell(&mut swarm, 2, Event::Unreadable { piece });
+    let refused = says(&mut swarm, 3, Message::Request(bad));
+    let reject = Action::Send {
+        peer: PeerKey(1),
+        message: Message::Reject(bad),
+    };
+    assert_eq!(refused, [reject]);
+    let served = says(&mut swarm, 4, Message::Request(good));
+    assert!(matches!(&served[..], [Action::Upload { .. }]), "{served:?}");
+}
+
 /// Who asks again and again, and takes nothing, keeps neither a slot nor, for long, a place.
 #[test]
 fn asking_without_taking_is_no_use_of_a_slot() {

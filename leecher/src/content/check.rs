@@ -198,14 +198,15 @@ impl Check<'_> {
 /// A bad sector is a piece to fetch again, not the end of the torrent.
 fn readable(read: io::Result<()>) -> io::Result<bool> {
     let Err(error) = read else { return Ok(true) };
-    if bad_sector(&error) {
+    if is_bad_sector(&error) {
         tracing::warn!(%error, "a piece cannot be read and counts as missing");
         return Ok(false);
     }
     Err(error)
 }
 
-fn bad_sector(error: &io::Error) -> bool {
+/// Whether the disk cannot give what it holds there, and the rest may be well.
+pub(crate) fn is_bad_sector(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let os = match inner {
         Some(super::ContentError::Io { source, .. }) => source.raw_os_error(),

@@ -121,6 +121,11 @@ pub enum Event<'a> {
         /// Which.
         piece: PieceIndex,
     },
+    /// The piece cannot be read any more, though the rest can: nobody gets it from us.
+    Unreadable {
+        /// Which.
+        piece: PieceIndex,
+    },
     /// Addresses to dial, from a tracker or the user.
     Candidates {
         /// Where peers listen.

@@ -86,7 +86,8 @@ impl Swarm {
             let serve = !peer.choked
                 && block.len <= largest
                 && waiting < self.settings.max_inbound_requests
-                && self.have.contains(block.piece);
+                && self.have.contains(block.piece)
+                && !self.unreadable.contains(&block.piece);
             if serve {
                 if let Some(spread) = &mut self.spread {
                     spread.requested(block.piece, &mut peer.errands);
@@ -196,6 +197,11 @@ impl Swarm {
             self.uploads.idle_at.get_or_insert(now + GRACE);
         }
         self.hand_out(slot);
+    }
+
+    pub(super) fn unreadable(&mut self, piece: PieceIndex) {
+        self.unreadable.insert(piece);
+        self.withdraw(piece);
     }
 
     /// We do not have the piece any more: nobody gets it.
