@@ -2,7 +2,8 @@
 //!
 //! Batches of half a mebibyte go to three blocking threads at once (write, digest, piece
 //! hashes) while the next batch is received; so a slow client holds no thread, and memory is
-//! two batches. Written data is made durable every 64 MiB in the background, and never lags
+//! two batches, however small the pieces a body comes in: they are copied side by side, and the
+//! buffers they were slices of are free again at once. Written data is made durable every 64 MiB in the background, and never lags
 //! by more than two such stretches: at the end only the tail is left to sync, whatever the
 //! length of the upload. Of one beyond small pieces, the beginning is read back and hashed again
 //! then.
@@ -15,7 +16,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use oci::digest::Algorithm;
 use oci::{Digest, Verifier};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
@@ -40,8 +41,8 @@ pub(crate) struct Intake {
     hashes: Hashes,
     /// Bytes handed to the threads.
     length: u64,
-    batch: Vec<Bytes>,
-    batched: usize,
+    /// Less than [`BATCH`] between calls.
+    batch: BytesMut,
     working: Option<Working>,
     /// Bytes below this are durable or being made so.
     synced: u64,
@@ -107,8 +108,7 @@ impl Intake {
             staged: None,
             hashes: Hashes::new(algorithm),
             length: 0,
-            batch: Vec::new(),
-            batched: 0,
+            batch: BytesMut::new(),
             working: None,
             synced: 0,
             syncing: None,
@@ -125,18 +125,24 @@ impl Intake {
 
     /// Bytes taken in.
     pub(crate) fn length(&self) -> u64 {
-        self.length + self.batched as u64
+        self.length + self.batch.len() as u64
     }
 
     /// Takes the next bytes in.
-    pub(crate) async fn take(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        self.batched += bytes.len();
-        self.batch.push(bytes);
-        if self.batched >= BATCH {
-            self.dispatch().await
-        } else {
-            Ok(())
+    pub(crate) async fn take(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        while !bytes.is_empty() {
+            if self.batch.is_empty() {
+                self.batch.reserve(BATCH);
+            }
+            let room = BATCH - self.batch.len();
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.batch.extend_from_slice(now);
+            bytes = later;
+            if self.batch.len() == BATCH {
+                self.dispatch().await?;
+            }
         }
+        Ok(())
     }
 
     /// Waits until everything taken in is written and hashed.
@@ -156,8 +162,7 @@ impl Intake {
 
     /// Forgets everything after the mark, also after a failure.
     pub(crate) async fn rewind(&mut self, mark: Mark) -> Result<(), StoreError> {
-        self.batch.clear();
-        self.batched = 0;
+        self.batch = BytesMut::new();
         if let Some(working) = self.working.take() {
             let _ = working.write.await;
         }
@@ -238,19 +243,19 @@ impl Intake {
             None => self.staged.insert(self.store.stage().await?).file(),
         };
         self.sync_behind(&file).await?;
-        let batch: Arc<[Bytes]> = std::mem::take(&mut self.batch).into();
+        let batch = std::mem::take(&mut self.batch).freeze();
         let offset = self.length;
-        self.length += std::mem::take(&mut self.batched) as u64;
+        self.length += batch.len() as u64;
         let (mut digest, mut pieces) = (self.hashes.digest(), self.hashes.pieces());
-        let (to_write, to_digest) = (Arc::clone(&batch), Arc::clone(&batch));
+        let (to_write, to_digest) = (batch.clone(), batch.clone());
         self.working = Some(Working {
-            write: spawn_blocking(move || crate::store::write_all(&file, offset, &to_write)),
+            write: spawn_blocking(move || file.write_all_at(&to_write, offset)),
             digest: spawn_blocking(move || {
-                to_digest.iter().for_each(|bytes| digest.update(bytes));
+                digest.update(&to_digest);
                 digest
             }),
             pieces: spawn_blocking(move || {
-                batch.iter().for_each(|bytes| pieces.update(bytes));
+                pieces.update(&batch);
                 pieces
             }),
         });
@@ -396,7 +401,7 @@ mod tests {
     async fn feed(intake: &mut Intake, dice: &mut Dice, mut body: &[u8]) {
         while !body.is_empty() {
             let (step, rest) = body.split_at((1 + dice.roll(300_000)).min(body.len()));
-            intake.take(Bytes::copy_from_slice(step)).await.unwrap();
+            intake.take(step).await.unwrap();
             body = rest;
         }
     }
@@ -440,12 +445,12 @@ mod tests {
     async fn a_long_body_is_synced_behind_its_writer() {
         let (_dir, store) = store();
         let mut intake = Intake::new(store, Algorithm::Sha256);
-        let block = Bytes::from(vec![7; BATCH]);
+        let block = vec![7; BATCH];
         let mut verifier = Verifier::new(Algorithm::Sha256);
         let blocks = 5 * STRETCH / 2 / BATCH as u64;
         for _ in 0..blocks {
             verifier.update(&block);
-            intake.take(block.clone()).await.unwrap();
+            intake.take(&block).await.unwrap();
         }
         assert!(intake.length - intake.synced <= STRETCH + BATCH as u64);
         let finished = intake.finish(&verifier.finish()).await.unwrap();
@@ -460,7 +465,7 @@ mod tests {
     async fn the_wrong_digest_removes_what_came() {
         let (dir, store) = store();
         let mut intake = Intake::new(store, Algorithm::Sha256);
-        intake.take(Bytes::from_static(b"bytes")).await.unwrap();
+        intake.take(b"bytes").await.unwrap();
         let refused = intake.finish(&Digest::sha256_of(b"others")).await;
         assert!(matches!(refused, Err(FinishError::Mismatch { .. })));
         let spool = dir.path().join("data/spool");

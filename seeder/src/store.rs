@@ -20,7 +20,7 @@ use oci::{Blob, Digest, Page, RepoName, Tag, TagPage};
 use torrents::{Info, InfoHash};
 
 pub(crate) use dir::{DirStore, OpenError};
-pub(crate) use staged::{Staged, write_all};
+pub(crate) use staged::Staged;
 
 /// Stored content.
 #[derive(Debug, Clone, PartialEq, Eq)]

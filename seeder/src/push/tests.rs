@@ -1,10 +1,12 @@
-//! What clients are told when the store fails under them.
+//! What clients are told when the store fails under them, and what they can make it hold.
 
+use std::convert::Infallible;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use axum::body::to_bytes;
+use axum::body::{Bytes, to_bytes};
+use futures_util::{StreamExt, stream};
 use leecher::{Engine, OpenGate};
 use oci::{Blob, OpenAccess};
 use tokio_util::sync::CancellationToken;
@@ -220,4 +222,64 @@ async fn a_manifest_that_cannot_be_kept_is_not_tagged() {
         201
     );
     assert_eq!(bench.ask("GET", "/v2/p/x/manifests/v1", b"").await.0, 200);
+}
+
+/// One byte in a buffer of its own, which counts how many of its like are held at once.
+struct Crumb {
+    byte: [u8; 1],
+    held: Arc<AtomicUsize>,
+}
+
+impl Crumb {
+    fn of(byte: u8, held: &Arc<AtomicUsize>, most: &AtomicUsize) -> Bytes {
+        let now = held.fetch_add(1, Ordering::SeqCst) + 1;
+        most.fetch_max(now, Ordering::SeqCst);
+        let held = Arc::clone(held);
+        let byte = [byte];
+        Bytes::from_owner(Self { byte, held })
+    }
+}
+
+impl AsRef<[u8]> for Crumb {
+    fn as_ref(&self) -> &[u8] {
+        &self.byte
+    }
+}
+
+impl Drop for Crumb {
+    fn drop(&mut self) {
+        self.held.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_crumbs_holds_its_bytes_and_no_buffer_they_came_in() {
+    let bench = bench().await;
+    let layer: Vec<u8> = (0..6_000_u64).flat_map(u64::to_le_bytes).collect();
+    let (held, most) = (Arc::default(), Arc::<AtomicUsize>::default());
+    let crumbs = {
+        let (held, most) = (Arc::clone(&held), Arc::clone(&most));
+        let of = move |byte| Ok::<_, Infallible>(Crumb::of(byte, &held, &most));
+        stream::iter(layer.clone()).map(of)
+    };
+    let digest = Digest::sha256_of(&layer);
+    let put = Request::builder()
+        .method("PUT")
+        .uri(format!("{}?digest={digest}", bench.session().await))
+        .body(Body::from_stream(crumbs))
+        .unwrap();
+    assert_eq!(bench.port.call(put).await.status(), 201);
+    assert_eq!(
+        most.load(Ordering::SeqCst),
+        1,
+        "each is let go before the next"
+    );
+    assert_eq!(held.load(Ordering::SeqCst), 0);
+    let stored = bench.port.registry.stores().blobs.open(&digest).await;
+    let mut stored = stored.unwrap().unwrap().stream(0..layer.len() as u64);
+    let mut came = Vec::new();
+    while let Some(step) = stored.next().await {
+        came.extend_from_slice(&step.unwrap());
+    }
+    assert!(came == layer);
 }

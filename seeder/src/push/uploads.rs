@@ -301,7 +301,7 @@ impl RegistryPort {
                 wrong(came)?;
             }
             self.registry.metrics().upload_received(bytes.len() as u64);
-            writer.intake().take(bytes).await?;
+            writer.intake().take(&bytes).await?;
             if turn.since.elapsed() > TURN && self.receiving.available_permits() == 0 {
                 writer.intake().settle().await?;
                 drop(turn);

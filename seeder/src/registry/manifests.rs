@@ -138,7 +138,7 @@ impl Registry {
             return Ok(kept);
         }
         let mut intake = Intake::new(Arc::clone(&self.stores.blobs), digest.algorithm());
-        intake.take(bytes).await.map_err(storage)?;
+        intake.take(&bytes).await.map_err(storage)?;
         let finished = intake.finish(digest).await;
         let Finished { blob, .. } =
             finished.map_err(|error| CommitError::from(error).into_answer())?;

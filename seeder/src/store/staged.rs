@@ -3,11 +3,8 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use super::StoreError;
 
@@ -89,13 +86,4 @@ fn discard(dir: &Path) {
     {
         tracing::warn!(path = %dir.display(), %error, "cannot remove a temporary directory; the next start will");
     }
-}
-
-/// Writes the pieces of a batch one after the other. Blocking.
-pub(crate) fn write_all(file: &File, mut offset: u64, batch: &[Bytes]) -> io::Result<()> {
-    for bytes in batch {
-        file.write_all_at(bytes, offset)?;
-        offset += bytes.len() as u64;
-    }
-    Ok(())
 }
