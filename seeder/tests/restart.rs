@@ -61,6 +61,63 @@ async fn what_was_not_acknowledged_is_gone() {
 }
 
 #[tokio::test]
+async fn content_that_nobody_holds_goes_at_the_next_start() {
+    let bed = bed().await;
+    let (held, unheld) = (noise(30, 100_000), noise(31, 100_000));
+    let (held, unheld) = (bed.push("p/x", held).await, bed.push("p/x", unheld).await);
+    // As a deletion that was killed halfway once left it.
+    let link = unheld.to_string().replace(':', "-");
+    fs::remove_file(bed.data().join("repos/p/x/_blobs").join(link)).unwrap();
+    let bed = bed.restart(false).await;
+    assert!(!blob_dir(&bed.data(), &unheld).exists());
+    assert!(blob_dir(&bed.data(), &held).exists());
+    let status = json_of(bed.api("/status").await).await;
+    assert_eq!(status["stored"]["torrents"], 1);
+    assert_eq!(fs::read_dir(bed.data().join("aside")).unwrap().count(), 0);
+    assert!(bed.spooled().is_empty());
+}
+
+#[tokio::test]
+async fn a_deletion_that_failed_says_so_and_can_be_repeated() {
+    let bed = bed().await;
+    let blob = bed.push("p/x", noise(32, 100_000)).await;
+    let manifest = bed.push_image("p/y", "v1", &[]).await;
+    // The blob, the image's config and its manifest.
+    let mut seeded = 3;
+    // Content goes by way of the spool.
+    let spool = bed.data().join("spool");
+    for (path, digest) in [
+        (format!("/v2/p/x/blobs/{blob}"), &blob),
+        (format!("/v2/p/y/manifests/{manifest}"), &manifest),
+    ] {
+        fs::remove_dir_all(&spool).unwrap();
+        assert_eq!(bed.status("DELETE", &path).await, 503);
+        assert_eq!(bed.status("HEAD", &path).await, 200);
+        let status = json_of(bed.api("/status").await).await;
+        assert_eq!(status["stored"]["torrents"], seeded, "it is still seeded");
+        fs::create_dir(&spool).unwrap();
+        assert_eq!(bed.status("DELETE", &path).await, 202);
+        assert_eq!(bed.status("HEAD", &path).await, 404);
+        assert!(!blob_dir(&bed.data(), digest).exists());
+        assert_eq!(bed.status("DELETE", &path).await, 404);
+        seeded -= 1;
+    }
+}
+
+/// Content goes before the link to it: a crash between the two leaves this.
+#[tokio::test]
+async fn a_link_to_nothing_can_be_deleted() {
+    let bed = bed().await;
+    let digest = bed.push_image("p/x", "v1", &[]).await;
+    fs::remove_dir_all(blob_dir(&bed.data(), &digest)).unwrap();
+    let bed = bed.restart(false).await;
+    let path = format!("/v2/p/x/manifests/{digest}");
+    assert_eq!(bed.status("HEAD", &path).await, 404);
+    assert_eq!(bed.status("DELETE", &path).await, 202);
+    assert_eq!(bed.status("DELETE", &path).await, 404);
+}
+
+#[tokio::test]
 async fn damage_is_set_aside_and_healed_by_a_push() {
     let bed = bed().await;
     let contents = [noise(22, 300_000), noise(23, 300_000), noise(24, 300_000)];

@@ -42,12 +42,14 @@ impl Registry {
         let subject = read.and_then(|(manifest, _)| manifest.subject);
         let subject = subject.map(|subject| subject.digest);
         self.delete_tags_at(repo, digest).await?;
+        let _content = self.locks.digest(digest).await;
+        self.drop_unless_shared(repo, digest).await?;
         let repos = &self.stores.repos;
         repos
             .remove_manifest(repo, digest, subject.as_ref())
             .await
             .map_err(storage)?;
-        self.let_go(repo, digest).await?;
+        repos.unlink(repo, digest).await.map_err(storage)?;
         tracing::info!(%repo, %digest, "deleted a manifest");
         Ok(())
     }
@@ -77,7 +79,10 @@ impl Registry {
             return Err(RegistryError::new(ErrorCode::Denied, message));
         }
         self.check_unneeded(repo, digest).await?;
-        self.let_go(repo, digest).await?;
+        let _content = self.locks.digest(digest).await;
+        self.drop_unless_shared(repo, digest).await?;
+        let unlinked = self.stores.repos.unlink(repo, digest).await;
+        unlinked.map_err(storage)?;
         tracing::info!(%repo, %digest, "deleted a blob");
         Ok(())
     }
@@ -115,29 +120,27 @@ impl Registry {
         Ok(())
     }
 
-    /// The repository no longer holds the content; when no other does, it goes, and its swarm
-    /// with it. A failure there leaves content that nobody can reach: it is logged.
-    async fn let_go(&self, repo: &RepoName, digest: &Digest) -> Result<(), RegistryError> {
-        let _lock = self.locks.digest(digest).await;
-        self.stores
-            .repos
-            .unlink(repo, digest)
-            .await
-            .map_err(storage)?;
-        if !self
-            .stores
-            .repos
-            .holders(digest)
-            .await
-            .map_err(storage)?
-            .is_empty()
-        {
+    /// The repository is about to let go of the content; when no other holds it, it goes, and
+    /// its swarm with it. It goes first and the link to it after: whatever ends this in between
+    /// leaves a link to nothing, which counts as nothing and can be deleted again. The other way
+    /// round would leave content that nobody can delete and that the next start would seed.
+    async fn drop_unless_shared(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<(), RegistryError> {
+        let holders = self.stores.repos.holders(digest).await.map_err(storage)?;
+        if holders.iter().any(|holder| **holder != *repo) {
             return Ok(());
         }
         self.publisher.withdraw(digest).await;
-        if let Err(error) = self.stores.blobs.remove(digest).await {
-            tracing::warn!(%digest, %error, "cannot remove content that nobody holds");
+        let removed = self.stores.blobs.remove(digest).await;
+        if removed.is_err()
+            && let Ok(Some(meta)) = self.stat(digest).await
+        {
+            // It is as it was, and whoever asked may ask again.
+            self.publisher.publish(&meta);
         }
-        Ok(())
+        removed.map(drop).map_err(storage)
     }
 }

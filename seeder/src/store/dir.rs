@@ -17,9 +17,10 @@
 //!
 //! Crash rules: content is written and synced inside `spool`, renamed as a directory, and its
 //! new parent synced, so a digest is there with bytes and torrent or not at all. Small files
-//! are replaced by rename the same way, and so are the bytes of a digest that is pushed again. Only then is the index in memory changed, which
-//! answers `stat`, `linked` and `holders` without touching the disk. A start reads names and
-//! lengths, never content. After an unclean stop it may read what the process that died had
+//! are replaced by rename the same way, and so are the bytes of a digest that is pushed again.
+//! Only then is the index in memory changed, which answers `stat`, `linked` and `holders` without
+//! touching the disk. A repository's link to content is made before the content comes and removed
+//! after it has gone. A start reads names and lengths, never content. After an unclean stop it may read what the process that died had
 //! not made durable yet; so the file system is synced in the background, and nothing new is
 //! acknowledged before that is done.
 //!

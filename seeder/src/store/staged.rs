@@ -80,7 +80,8 @@ impl Drop for Staged {
     }
 }
 
-fn discard(dir: &Path) {
+/// Frees what lies in the spool. Blocking.
+pub(super) fn discard(dir: &Path) {
     if let Err(error) = fs::remove_dir_all(dir)
         && error.kind() != io::ErrorKind::NotFound
     {

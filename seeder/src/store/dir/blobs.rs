@@ -12,7 +12,7 @@ use oci::{Blob, Digest, FileBlob};
 use torrents::{Info, InfoHash};
 
 use super::{DirStore, Inner, durable, scan};
-use crate::store::staged::DATA;
+use crate::store::staged::{DATA, discard};
 use crate::store::{BlobMeta, BlobStore, LocalTorrent, NewBlob, Staged, StoreError};
 
 #[async_trait]
@@ -213,18 +213,16 @@ impl Inner {
         let gone = self.staging_dir();
         {
             let _moving = self.moving(&home);
-            if self.index_mut().blobs.remove(digest).is_none() {
+            if !self.index().blobs.contains_key(digest) {
                 return Ok(false);
             }
-            match fs::rename(&home, &gone) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-                renamed => renamed.map_err(StoreError::at(&home))?,
+            if home.exists() {
+                fs::rename(&home, &gone).map_err(StoreError::at(&home))?;
             }
+            self.index_mut().blobs.remove(digest);
             durable::sync_dir(home.parent().unwrap_or(&home))?;
         }
-        if let Err(error) = fs::remove_dir_all(&gone) {
-            tracing::warn!(path = %gone.display(), %error, "cannot free removed content; the next start will");
-        }
+        discard(&gone);
         Ok(true)
     }
 }

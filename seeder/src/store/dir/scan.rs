@@ -1,7 +1,7 @@
 //! What the directory holds when it is opened: names and lengths are read, content is not.
 //!
 //! Content that cannot be what its name says (wrong length, no torrent) is set aside with a
-//! warning and counts as absent, so that a push brings it again.
+//! warning and counts as absent, so that a push brings it again. Content that nobody holds goes.
 
 use std::fs;
 use std::io;
@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use oci::{Digest, RepoName};
 use torrents::InfoHash;
 
-use super::blobs::{from_torrent_name, parse_torrent};
+use super::blobs::{blob_dir, from_torrent_name, parse_torrent};
 use super::repos::{digests_in, names_in};
 use super::{Index, durable};
-use crate::store::staged::DATA;
+use crate::store::staged::{DATA, discard};
 use crate::store::{BlobMeta, StoreError};
 
 /// Reads everything.
@@ -26,7 +26,30 @@ pub(super) fn read(root: &Path) -> Result<Index, StoreError> {
         }
     }
     read_repos(&root.join("repos"), "", &mut index)?;
+    drop_unheld(root, &mut index);
     Ok(index)
+}
+
+/// A repository holds content before it comes and until it has gone. What nobody holds is what a
+/// deletion could not remove, or a push not keep: nobody could reach or delete it, and yet it
+/// would be seeded.
+fn drop_unheld(root: &Path, index: &mut Index) {
+    let Index { blobs, holders, .. } = index;
+    blobs.retain(|digest, _| {
+        let held = holders.contains_key(digest);
+        if !held {
+            tracing::warn!(%digest, "stored content that no repository holds is removed");
+            let (dir, gone) = (
+                blob_dir(root, digest),
+                root.join("spool").join(digest.hex()),
+            );
+            match move_away(&dir, &gone) {
+                Ok(()) => discard(&gone),
+                Err(error) => tracing::warn!(%digest, %error, "it stays on disk"),
+            }
+        }
+        held
+    });
 }
 
 fn read_shard(
@@ -118,8 +141,13 @@ pub(super) fn set_aside(root: &Path, dir: &Path, name: &str, what: &str) -> Resu
         path = %dir.display(), aside = %place.display(),
         "stored content is set aside because {what}; push it again to have it back"
     );
-    durable::rename(dir, &place)?;
-    durable::sync_dir(dir.parent().unwrap_or(root))
+    move_away(dir, &place)
+}
+
+/// Both ends are durable.
+fn move_away(dir: &Path, place: &Path) -> Result<(), StoreError> {
+    durable::rename(dir, place)?;
+    durable::sync_dir(dir.parent().unwrap_or(dir))
 }
 
 /// Repository names nest; what belongs to a repository starts with an underscore, which no
