@@ -61,12 +61,25 @@ struct Inner {
     /// Held while a repository's directories are made, so that nobody puts a file into one
     /// whose own entry is not on disk yet.
     making: Mutex<()>,
-    /// After an unclean stop: makes durable what was found. Whoever changes something waits.
-    settling: Mutex<Option<JoinHandle<Result<(), StoreError>>>>,
+    /// Whoever changes something waits until what was found at start is durable.
+    settling: Mutex<Settling>,
     /// Held, by path, while a tag is compared and moved, or content comes or goes.
     moving: [Mutex<()>; 64],
     /// The lock on the directory lives as long as this.
     _lock: File,
+}
+
+/// How durable it is what was found at start.
+#[derive(Debug)]
+enum Settling {
+    /// The stop before was clean, or it has been made so.
+    Durable,
+    /// After an unclean stop: it is being made so.
+    Syncing(JoinHandle<Result<(), StoreError>>),
+    /// That did not succeed, and whoever comes next tries again. What hangs on it is entries of
+    /// directories, for files were synced before they were renamed: a file system that cannot
+    /// write those down does not report success later, as it may of a file's bytes.
+    Failed,
 }
 
 /// What the directory holds, in memory.
@@ -114,10 +127,12 @@ impl DirStore {
         lay_out(root)?;
         let clean = durable::remove(&root.join("clean"))?;
         let index = scan::read(root)?;
-        let settling = (!clean && !fresh).then(|| {
+        let settling = if clean || fresh {
+            Settling::Durable
+        } else {
             let root = root.to_owned();
-            std::thread::spawn(move || durable::sync_all(&root))
-        });
+            Settling::Syncing(std::thread::spawn(move || durable::sync_all(&root)))
+        };
         let inner = Inner {
             root: root.to_owned(),
             staged: AtomicU64::new(0),
@@ -166,17 +181,23 @@ impl DirStore {
 
 impl Inner {
     /// Waits until what was found at start is durable: what is acknowledged from now on may
-    /// rest on it.
+    /// rest on it. Fails for everybody until it is.
     fn settle(&self) -> Result<(), StoreError> {
         let mut settling = self
             .settling
             .lock()
             .expect("no panic while the start settles");
-        match settling.take().map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(synced)) => synced,
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        let synced = match std::mem::replace(&mut *settling, Settling::Failed) {
+            Settling::Durable => Ok(()),
+            Settling::Syncing(sync) => sync
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Settling::Failed => durable::sync_all(&self.root),
+        };
+        if synced.is_ok() {
+            *settling = Settling::Durable;
         }
+        synced
     }
 
     fn staging_dir(&self) -> PathBuf {
@@ -343,5 +364,37 @@ impl From<StoreError> for OpenError {
                 source: io::Error::other(other.to_string()),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing rests on what could not be made durable, however many have been told so.
+    #[tokio::test]
+    async fn a_start_that_could_not_settle_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, elsewhere) = (dir.path().join("data"), dir.path().join("elsewhere"));
+        let repo: RepoName = "p/x".parse().unwrap();
+        let digest = Digest::sha256_of(b"blob");
+        let store = DirStore::open(&root).unwrap();
+        store.stores().repos.link(&repo, &digest).await.unwrap();
+        // What is not there cannot be synced.
+        fs::rename(&root, &elsewhere).unwrap();
+        let failing = root.clone();
+        let sync = std::thread::spawn(move || durable::sync_all(&failing));
+        *store.inner.settling.lock().unwrap() = Settling::Syncing(sync);
+        for _ in 0..3 {
+            let linked = store.stores().repos.link(&repo, &digest).await;
+            assert!(matches!(linked, Err(StoreError::Io { .. })), "{linked:?}");
+        }
+        store.close().unwrap_err();
+        fs::rename(&elsewhere, &root).unwrap();
+        assert!(!root.join("clean").exists());
+
+        store.stores().repos.link(&repo, &digest).await.unwrap();
+        store.close().unwrap();
+        assert!(root.join("clean").exists());
     }
 }
