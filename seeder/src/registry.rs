@@ -148,7 +148,9 @@ impl Registry {
         let digest = blob.digest.clone();
         let blobs = &self.stores.blobs;
         let _lock = self.locks.digest(&digest).await;
-        let (known, there) = (blobs.stat(&digest).await?, blobs.file(&digest).await?);
+        // What cannot be opened counts as lost: this push brings it again.
+        let known = blobs.stat(&digest).await?;
+        let there = blobs.file(&digest).await.ok().flatten();
         self.stores.repos.link(repo, &digest).await?;
         match blobs.put(blob).await {
             Ok(meta) => {
@@ -259,13 +261,31 @@ impl Registry {
         self.stores.blobs.stat(digest).await.map_err(storage)
     }
 
-    /// What is stored, having looked whether it is there; what is known and is not is doubted.
+    /// What is stored, having looked whether it is there.
     async fn file(&self, digest: &Digest) -> Result<Option<BlobMeta>, RegistryError> {
-        let found = self.stores.blobs.file(digest).await.map_err(storage)?;
+        let found = self.stores.blobs.file(digest).await;
+        let found = self.found_or_doubted(digest, found).await?;
+        Ok(found.map(|(meta, _)| meta))
+    }
+
+    /// What opening content came to. What is known and cannot be opened is doubted and counts as
+    /// absent, so that a push brings it again.
+    async fn found_or_doubted<T>(
+        &self,
+        digest: &Digest,
+        opened: Result<Option<T>, StoreError>,
+    ) -> Result<Option<T>, RegistryError> {
+        let found = match opened {
+            Err(error) if error.is_about_content() => {
+                tracing::error!(%digest, %error, "cannot open stored content");
+                None
+            }
+            opened => opened.map_err(storage)?,
+        };
         if found.is_none() && self.stat(digest).await?.is_some() {
             self.publisher.doubts().raise(digest);
         }
-        Ok(found.map(|(meta, _)| meta))
+        Ok(found)
     }
 }
 

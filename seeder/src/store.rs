@@ -215,6 +215,20 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
+    /// Whether it tells about what was to be opened: a process that may open nothing more, or is
+    /// ending, knows nothing about that.
+    pub(crate) fn is_about_content(&self) -> bool {
+        use rustix::io::Errno;
+        let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+        match self {
+            Self::Io { source, .. } => {
+                !Errno::from_io_error(source).is_some_and(|errno| ours.contains(&errno))
+            }
+            Self::Damaged { .. } => true,
+            Self::Conflict(_) | Self::Closing => false,
+        }
+    }
+
     /// Names the path in an I/O error.
     pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
         move |source| Self::Io {
@@ -233,5 +247,23 @@ pub(crate) fn page_of<'a>(names: impl Iterator<Item = &'a str>, page: &Page) -> 
     TagPage {
         more: limit > 0 && names.next().is_some(),
         names: listed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_process_without_room_knows_nothing_about_content() {
+        let about = |errno: Errno| {
+            let source = errno.into();
+            let path = "data".into();
+            StoreError::Io { path, source }.is_about_content()
+        };
+        assert!(about(Errno::IO) && about(Errno::ACCESS) && about(Errno::LOOP));
+        assert!(!about(Errno::MFILE) && !about(Errno::NFILE) && !about(Errno::NOMEM));
     }
 }

@@ -195,6 +195,45 @@ async fn lost_content_comes_back_with_a_push() {
     );
 }
 
+/// As a disk does that no longer gives what it holds: opening fails, and not because nothing is
+/// there.
+fn bar(path: &Path) {
+    fs::remove_file(path).unwrap();
+    std::os::unix::fs::symlink(path, path).unwrap();
+    let error = fs::File::open(path).unwrap_err();
+    assert_ne!(error.kind(), std::io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn content_that_cannot_be_opened_comes_back_with_a_push() {
+    let bed = bed().await;
+    let layer = noise(33, 300_000);
+    let layer_digest = Digest::sha256_of(&layer);
+    let digest = bed.push_image("p/x", "v1", &[&layer]).await;
+    let path = format!("/v2/p/x/blobs/{layer_digest}");
+    let mount = format!("/v2/p/y/blobs/uploads/?mount={layer_digest}&from=p/x");
+    let image = common::image(b"{\"layers\":1}", &[&layer]);
+
+    bar(&blob_dir(&bed.data(), &layer_digest).join("data"));
+    for method in ["HEAD", "GET"] {
+        assert_eq!(bed.status(method, &path).await, 404);
+    }
+    assert_eq!(bed.status("POST", &mount).await, 202);
+    let put = bed.put_manifest("p/x", "v2", &image).await;
+    assert_eq!(common::code(put).await, "MANIFEST_BLOB_UNKNOWN");
+    bed.push("p/x", layer.clone()).await;
+    assert_eq!(bed.send("GET", &path).await.bytes().await.unwrap(), layer);
+
+    bar(&blob_dir(&bed.data(), &digest).join("data"));
+    assert_eq!(bed.status("GET", "/v2/p/x/manifests/v1").await, 404);
+    let put = bed.put_manifest("p/x", "v1", &image).await;
+    assert_eq!(put.status(), 201);
+    let got = bed.send("GET", "/v2/p/x/manifests/v1").await;
+    assert_eq!(got.text().await.unwrap(), image.to_string());
+    let torrent = bed.api(&format!("/torrents/{layer_digest}?repo=p/x")).await;
+    assert_eq!(torrent.status(), 200);
+}
+
 #[tokio::test]
 async fn bytes_that_nobody_knew_to_be_wrong_are_replaced_by_a_push() {
     let bed = bed().await;

@@ -132,8 +132,10 @@ impl Registry {
         digest: &Digest,
         bytes: Bytes,
     ) -> Result<BlobMeta, RegistryError> {
+        // One that cannot be read is one to be healed.
         if let Some(kept) = self.present_in(repo, digest).await?
-            && self.read_whole(&kept).await?.as_ref() == Some(&bytes)
+            && let Ok(Some(stored)) = self.read_whole(&kept).await
+            && stored == bytes
         {
             return Ok(kept);
         }

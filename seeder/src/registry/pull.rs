@@ -57,21 +57,13 @@ impl Pull for Registry {
         repo: &RepoName,
         digest: &Digest,
     ) -> Result<Arc<dyn Blob>, RegistryError> {
-        let held = self.blob_in(repo, digest).await?;
-        let opened = match held {
-            Some(meta) => self
-                .stores
-                .blobs
-                .open(&meta.digest)
-                .await
-                .map_err(storage)?,
-            None => return Err(no_blob(repo, digest)),
-        };
+        if self.blob_in(repo, digest).await?.is_none() {
+            return Err(no_blob(repo, digest));
+        }
+        let opened = self.stores.blobs.open(digest).await;
+        let found = self.found_or_doubted(digest, opened).await?;
         // Known, and not there: a client that hears 404 pushes it again.
-        opened.ok_or_else(|| {
-            self.publisher.doubts().raise(digest);
-            no_blob(repo, digest)
-        })
+        found.ok_or_else(|| no_blob(repo, digest))
     }
 
     async fn tags(
@@ -161,14 +153,8 @@ impl Registry {
         if meta.length > MAX_MANIFEST as u64 {
             return Ok(None);
         }
-        let opened = self
-            .stores
-            .blobs
-            .open(&meta.digest)
-            .await
-            .map_err(storage)?;
-        let Some(blob) = opened else {
-            self.publisher.doubts().raise(&meta.digest);
+        let opened = self.stores.blobs.open(&meta.digest).await;
+        let Some(blob) = self.found_or_doubted(&meta.digest, opened).await? else {
             return Ok(None);
         };
         let mut bytes = BytesMut::new();

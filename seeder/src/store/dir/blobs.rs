@@ -115,7 +115,7 @@ impl Inner {
             durable::rename(&blob.staged.dir().join(DATA), &home.join(DATA))?;
             return Ok(stored);
         }
-        if home.exists() {
+        if is_there(&home)? {
             let (name, what) = (blob.digest.hex(), "its bytes or its torrent were damaged");
             scan::set_aside(&self.root, &home, &name, what)?;
         }
@@ -168,7 +168,7 @@ impl Inner {
         if !still {
             return Ok(false);
         }
-        if home.exists() {
+        if is_there(&home)? {
             scan::set_aside(&self.root, &home, &digest.hex(), what)?;
         }
         self.index_mut().blobs.remove(digest);
@@ -216,7 +216,7 @@ impl Inner {
             if !self.index().blobs.contains_key(digest) {
                 return Ok(false);
             }
-            if home.exists() {
+            if is_there(&home)? {
                 fs::rename(&home, &gone).map_err(StoreError::at(&home))?;
             }
             self.index_mut().blobs.remove(digest);
@@ -225,6 +225,10 @@ impl Inner {
         discard(&gone);
         Ok(true)
     }
+}
+
+fn is_there(path: &Path) -> Result<bool, StoreError> {
+    path.try_exists().map_err(StoreError::at(path))
 }
 
 fn is_same(one: &File, other: &File) -> io::Result<bool> {
