@@ -124,15 +124,16 @@ impl Sessions {
         claim: &Claim,
     ) -> Result<Writer, Refusal> {
         let expected = session.upload().begin(Instant::now(), claim)?;
-        let intake = session.intake().take();
-        let mark = intake.as_ref().map(Intake::mark);
+        // Whoever ends the session in this moment takes the intake away.
+        let intake = session.intake().take().ok_or(Refusal::Gone)?;
+        let mark = intake.mark();
         let (sessions, session) = (Arc::clone(self), Arc::clone(session));
         Ok(Writer {
             sessions,
             session,
             expected,
-            intake,
-            mark,
+            intake: Some(intake),
+            mark: Some(mark),
             left: false,
         })
     }
@@ -276,4 +277,26 @@ fn fresh_id() -> String {
         let _ = write!(id, "{byte:02x}");
     }
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::DirStore;
+
+    /// Two requests at once: one has been let in, the other ends the session before the first
+    /// takes what came so far.
+    #[tokio::test]
+    async fn who_is_let_in_while_the_session_ends_hears_that_it_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::open(&dir.path().join("data")).unwrap();
+        let sessions = Arc::new(Sessions::new(1, Duration::from_secs(60)));
+        let repo = "p/x".parse().unwrap();
+        let session = sessions
+            .open(&repo, store.stores().blobs, Algorithm::Sha256)
+            .unwrap();
+        drop(session.intake().take());
+        let refused = sessions.begin(&session, &Claim::default()).map(drop);
+        assert_eq!(refused, Err(Refusal::Gone));
+    }
 }
