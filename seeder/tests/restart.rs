@@ -248,6 +248,45 @@ async fn bytes_that_nobody_knew_to_be_wrong_are_replaced_by_a_push() {
 }
 
 #[tokio::test]
+async fn what_does_not_belong_there_keeps_nothing_from_starting() {
+    let bed = bed().await;
+    let (layer, barred) = (noise(34, 100_000), noise(35, 100_000));
+    bed.push_image("p/x", "v1", &[&layer]).await;
+    let barred_digest = bed.push("p/x", barred.clone()).await;
+    let data = bed.data();
+    let shard = blob_dir(&data, &Digest::sha256_of(&layer));
+    let shard = shard.parent().unwrap();
+    let no_directory = Digest::sha256_of(b"no directory");
+    for stray in [
+        data.join("repos/.DS_Store"),
+        data.join("repos/notes"),
+        data.join("repos/p/.DS_Store"),
+        data.join("repos/p/x/.DS_Store"),
+        data.join("blobs/.DS_Store"),
+        data.join("blobs/sha256/.DS_Store"),
+        shard.join(".DS_Store"),
+        blob_dir(&data, &no_directory),
+    ] {
+        fs::write(stray, "stray").unwrap();
+    }
+    bar(&blob_dir(&data, &barred_digest).join("data"));
+    let bed = bed.restart(true).await;
+    let catalog = json_of(bed.send("GET", "/v2/_catalog").await).await;
+    assert_eq!(catalog["repositories"], serde_json::json!(["p/x"]));
+    for (digest, status) in [
+        (Digest::sha256_of(&layer), 200),
+        (barred_digest.clone(), 404),
+    ] {
+        let path = format!("/v2/p/x/blobs/{digest}");
+        assert_eq!(bed.status("HEAD", &path).await, status);
+    }
+    bed.push("p/x", barred.clone()).await;
+    bed.push("p/x", "no directory").await;
+    let path = format!("/v2/p/x/blobs/{barred_digest}");
+    assert_eq!(bed.send("GET", &path).await.bytes().await.unwrap(), barred);
+}
+
+#[tokio::test]
 async fn a_damaged_torrent_is_made_anew() {
     let bed = bed().await;
     let content = noise(27, 300_000);

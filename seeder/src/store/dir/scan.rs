@@ -1,7 +1,8 @@
 //! What the directory holds when it is opened: names and lengths are read, content is not.
 //!
 //! Content that cannot be what its name says (wrong length, no torrent) is set aside with a
-//! warning and counts as absent, so that a push brings it again. Content that nobody holds goes.
+//! warning and counts as absent, so that a push brings it again. What cannot be looked at stays
+//! where it is and counts as absent too: one bad file does not keep the rest from being served. Content that nobody holds goes.
 
 use std::fs;
 use std::io;
@@ -58,15 +59,18 @@ fn read_shard(
     shard: &Path,
     index: &mut Index,
 ) -> Result<(), StoreError> {
-    for name in names_in(shard)? {
+    for name in names_below(shard)? {
         let dir = shard.join(&name);
         let Ok(digest) = format!("{algorithm}:{name}").parse::<Digest>() else {
             set_aside(root, &dir, &name, "its name is no digest")?;
             continue;
         };
-        match read_blob(&dir, &digest)? {
-            Ok(meta) => drop(index.blobs.insert(digest, meta)),
-            Err(what) => set_aside(root, &dir, &name, &what)?,
+        match read_blob(&dir, &digest) {
+            Ok(Ok(meta)) => drop(index.blobs.insert(digest, meta)),
+            Ok(Err(what)) => set_aside(root, &dir, &name, &what)?,
+            Err(error) => {
+                tracing::warn!(%digest, %error, "stored content cannot be looked at and counts as absent; push it again to have it back");
+            }
         }
     }
     Ok(())
@@ -78,9 +82,7 @@ fn read_blob(dir: &Path, digest: &Digest) -> Result<Result<BlobMeta, String>, St
     let length = match fs::metadata(&path) {
         Ok(found) if found.is_file() => found.len(),
         Ok(_) => return Ok(Err("its data is no file".into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Err("its data is missing".into()));
-        }
+        Err(error) if is_nothing(&error) => return Ok(Err("its data is missing".into())),
         Err(source) => return Err(StoreError::Io { path, source }),
     };
     let torrents: Vec<_> = names_in(dir)?
@@ -150,11 +152,31 @@ fn move_away(dir: &Path, place: &Path) -> Result<(), StoreError> {
     durable::sync_dir(dir.parent().unwrap_or(dir))
 }
 
+/// The names in a directory of directories. People and their file managers leave files there
+/// (`.DS_Store`): nothing is in them.
+fn names_below(dir: &Path) -> Result<Vec<String>, StoreError> {
+    match names_in(dir) {
+        Err(StoreError::Io { path, source }) if is_nothing(&source) => {
+            tracing::warn!(path = %path.display(), "this is no directory, and nothing of the store");
+            Ok(Vec::new())
+        }
+        names => names,
+    }
+}
+
+/// There is nothing at a path, also because something above it is no directory.
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
 /// Repository names nest; what belongs to a repository starts with an underscore, which no
 /// name can.
 fn read_repos(dir: &Path, prefix: &str, index: &mut Index) -> Result<(), StoreError> {
     let mut owned = Vec::new();
-    for name in names_in(dir)? {
+    for name in names_below(dir)? {
         if name.starts_with('_') {
             owned.push(name);
         } else {
