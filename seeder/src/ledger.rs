@@ -36,7 +36,7 @@ const MAX_RENEWAL: Duration = Duration::from_secs(25);
 /// A change to tell: where it led is looked up when it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// We seed it now, or learnt another name for it.
+    /// We seed it now, or it is called otherwise.
     Add(InfoHash),
     /// We no longer do.
     Remove(InfoHash),

@@ -66,6 +66,15 @@ impl Publisher {
         }
     }
 
+    /// The tag names these now and nothing else.
+    pub(crate) fn name_only(&self, repo: &RepoName, tag: &Tag, metas: &[BlobMeta]) {
+        self.name(repo, tag, metas);
+        let named = metas.iter().map(|meta| &meta.digest).collect();
+        for info_hash in self.shelf.unname_all_but(&named, &tag_name(repo, tag)) {
+            self.note(Change::Add(info_hash));
+        }
+    }
+
     /// A receipt for everything said so far.
     pub(crate) fn receipt(&self) -> Receipt {
         Receipt(

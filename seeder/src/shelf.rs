@@ -4,7 +4,7 @@
 //! stored blobs cost a few table entries. Nothing is hashed here: what the store holds was
 //! verified when it came, and peers verify every piece. What cannot be opened is doubted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, RwLock};
 
@@ -76,15 +76,42 @@ impl Shelf {
         hashes
     }
 
-    /// People met the digest under this name. Whether that is news.
+    /// People met the digest under this name. Whether that is news. The latest names are kept.
     pub(crate) fn name(&self, digest: &Digest, name: &Arc<str>) -> bool {
         let mut table = self.table_mut();
         let names = table.names.entry(digest.clone()).or_default();
-        let news = names.len() < MAX_NAMES && !names.contains(name);
+        let news = !names.contains(name);
         if news {
+            if names.len() == MAX_NAMES {
+                names.remove(0);
+            }
             names.push(Arc::clone(name));
         }
         news
+    }
+
+    /// Takes a name from everything but these: the swarms of what had it. Looks through
+    /// everything, which a tag that moves or goes is worth.
+    pub(crate) fn unname_all_but(&self, named: &HashSet<&Digest>, name: &str) -> Vec<InfoHash> {
+        let mut table = self.table_mut();
+        let mut changed = HashSet::new();
+        for (digest, names) in &mut table.names {
+            let before = names.len();
+            if !named.contains(digest) {
+                names.retain(|known| **known != *name);
+            }
+            if names.len() < before {
+                changed.insert(digest.clone());
+            }
+        }
+        if changed.is_empty() {
+            return Vec::new();
+        }
+        table.names.retain(|_, names| !names.is_empty());
+        let swarms = table.torrents.iter();
+        swarms
+            .filter_map(|(hash, entry)| changed.contains(&entry.digest).then_some(*hash))
+            .collect()
     }
 
     /// How many torrents there are.
@@ -177,5 +204,54 @@ impl Library for Shelf {
             self.doubts.raise(&digest);
         }
         opened.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::DirStore;
+
+    #[test]
+    fn the_latest_names_are_kept_and_those_of_tags_that_moved_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::open(&dir.path().join("data")).unwrap();
+        let shelf = Shelf::new(store.stores().blobs);
+        let metas = [b"base ", b"layer"].map(|bytes| BlobMeta {
+            digest: Digest::sha256_of(&bytes[..]),
+            length: 1,
+            info_hash: Some(InfoHash([bytes[0]; 20])),
+        });
+        let [base, layer] = &metas;
+        for meta in &metas {
+            assert!(shelf.add(meta).is_some());
+        }
+        let names = |of: &BlobMeta| shelf.registration(of.info_hash.unwrap()).unwrap().names;
+        let tags: Vec<Arc<str>> = (0..=MAX_NAMES)
+            .map(|n| format!("app:v{n}").into())
+            .collect();
+        for tag in &tags {
+            assert!(shelf.name(&base.digest, tag));
+            assert!(!shelf.name(&base.digest, tag), "it is no news");
+        }
+        assert!(
+            names(base)
+                .iter()
+                .map(String::as_str)
+                .eq(tags[1..].iter().map(|tag| &**tag))
+        );
+        assert!(shelf.name(&layer.digest, &tags[1]));
+        // The tag moves to what is made of the layer alone, and then goes.
+        let kept = HashSet::from([&layer.digest]);
+        assert_eq!(
+            shelf.unname_all_but(&kept, &tags[1]),
+            [base.info_hash.unwrap()]
+        );
+        assert_eq!(names(base).len(), MAX_NAMES - 1);
+        assert_eq!(names(layer), [&*tags[1]]);
+        let gone = shelf.unname_all_but(&HashSet::new(), &tags[1]);
+        assert_eq!(gone, [layer.info_hash.unwrap()]);
+        assert!(names(layer).is_empty());
+        assert!(shelf.unname_all_but(&HashSet::new(), &tags[1]).is_empty());
     }
 }

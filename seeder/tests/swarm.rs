@@ -247,6 +247,40 @@ async fn trackers_know_everything_before_the_manifest_is_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trackers_hear_of_tags_that_move_and_go() {
+    let (tracker, url, _up) = tracker();
+    let bed = bed_with(|config| config.trackers = vec![url]).await;
+    let (base, top) = (noise(33, 50_000), noise(34, 50_000));
+    let (in_all, in_first) = (Digest::sha256_of(&base), Digest::sha256_of(&top));
+    let first = bed.push_image("p/x", "latest", &[&base, &top]).await;
+    bed.push_image("p/x", "v1", &[&base, &top]).await;
+    soon(|| tracker.names(&in_all) == ["p/x:latest", "p/x:v1"]).await;
+    bed.push_image("p/x", "latest", &[&base]).await;
+    soon(|| tracker.names(&in_first) == ["p/x:v1"]).await;
+    assert_eq!(tracker.names(&in_all), ["p/x:latest", "p/x:v1"]);
+    // A tag that could not be put is no name.
+    let put = format!(
+        "http://{}/tags/p/x:v2/digest/{first}",
+        bed.origin.addrs().tags
+    );
+    let refused = bed
+        .client
+        .put(put)
+        .header("if-match", "*")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(refused.status(), 412);
+    bed.send("DELETE", "/v2/p/x/manifests/latest").await;
+    soon(|| tracker.names(&in_all) == ["p/x:v1"]).await;
+    // With a manifest go the tags at it.
+    bed.send("DELETE", &format!("/v2/p/x/manifests/{first}"))
+        .await;
+    soon(|| tracker.names(&in_all).is_empty()).await;
+    assert!(tracker.labels().contains(&in_all.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tracker_that_forgot_is_told_again() {
     let (tracker, url, _up) = tracker();
     let bed = bed_with(|config| config.trackers = vec![url]).await;

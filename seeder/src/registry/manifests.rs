@@ -38,9 +38,10 @@ impl Registry {
             self.keep_manifest(repo, &digest, bytes.clone()).await?
         };
         // Whoever sees the manifest finds everything it names in a swarm, itself included.
-        if let Reference::Tag(tag) = reference {
-            self.name_all(repo, tag, &manifest, meta).await;
-        }
+        let named = match reference {
+            Reference::Tag(tag) => self.name_all(repo, tag, &manifest, meta).await,
+            Reference::Digest(_) => Vec::new(),
+        };
         self.publisher
             .told(&self.publisher.receipt(), TOLD_WITHIN)
             .await;
@@ -59,6 +60,7 @@ impl Registry {
             .map_err(storage)?;
         if let Reference::Tag(tag) = reference {
             self.move_tag(repo, tag, &digest, Expect::Any).await?;
+            self.publisher.name_only(repo, tag, &named);
         }
         self.metrics.manifest_pushed();
         tracing::info!(%repo, %reference, %digest, "stored a manifest");
@@ -79,9 +81,12 @@ impl Registry {
             let message = format!("{repo} has no manifest {digest}; push it first");
             return Err(RegistryError::new(ErrorCode::ManifestUnknown, message).into());
         };
-        self.name_all(repo, tag, &manifest, meta).await;
+        let named = self.closure(repo, &manifest, meta).await;
         match self.stores.tags.set_tag(repo, tag, digest, expect).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.publisher.name_only(repo, tag, &named);
+                Ok(())
+            }
             Err(StoreError::Conflict(found)) => Err(PutTagError::Conflict(found)),
             Err(error) => Err(storage(error).into()),
         }

@@ -14,16 +14,17 @@ const MAX_MANIFESTS: usize = 1_000;
 const MAX_DEPTH: usize = 4;
 
 impl Registry {
-    /// Gives a manifest and everything it is made of the name of a tag.
+    /// Gives a manifest and everything it is made of, which is returned, the name of a tag.
     pub(super) async fn name_all(
         &self,
         repo: &RepoName,
         tag: &Tag,
         manifest: &Manifest,
         meta: BlobMeta,
-    ) {
+    ) -> Vec<BlobMeta> {
         let metas = self.closure(repo, manifest, meta).await;
         self.publisher.name(repo, tag, &metas);
+        metas
     }
 
     /// Names everything the store holds by its tags: once, at start.
@@ -64,6 +65,8 @@ impl Registry {
     }
 
     async fn name_tag(&self, repo: &RepoName, tag: &Tag) -> Result<(), RegistryError> {
+        // So that a tag which moves or goes meanwhile leaves no name behind.
+        let _lock = self.locks.repo(repo).await;
         let Some(digest) = self.stores.tags.tag(repo, tag).await.map_err(storage)? else {
             return Ok(());
         };
@@ -74,7 +77,12 @@ impl Registry {
     }
 
     /// A manifest, its blobs, and those of its children; what cannot be read is left out.
-    async fn closure(&self, repo: &RepoName, manifest: &Manifest, meta: BlobMeta) -> Vec<BlobMeta> {
+    pub(super) async fn closure(
+        &self,
+        repo: &RepoName,
+        manifest: &Manifest,
+        meta: BlobMeta,
+    ) -> Vec<BlobMeta> {
         let mut metas = vec![meta];
         let mut seen: HashSet<Digest> = HashSet::new();
         let mut level: Vec<Digest> = manifest

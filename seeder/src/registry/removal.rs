@@ -12,6 +12,7 @@ impl Registry {
         let _lock = self.locks.repo(repo).await;
         let removed = self.stores.tags.remove_tag(repo, tag, Expect::Any).await;
         if removed.map_err(storage)? {
+            self.publisher.name_only(repo, tag, &[]);
             tracing::info!(%repo, %tag, "deleted a tag");
             return Ok(());
         }
@@ -115,7 +116,9 @@ impl Registry {
                 continue;
             };
             let expect = Expect::Digest(digest.clone());
-            tags.remove_tag(repo, &tag, expect).await.map_err(storage)?;
+            if tags.remove_tag(repo, &tag, expect).await.map_err(storage)? {
+                self.publisher.name_only(repo, &tag, &[]);
+            }
         }
         Ok(())
     }
