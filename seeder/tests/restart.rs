@@ -77,6 +77,25 @@ async fn content_that_nobody_holds_goes_at_the_next_start() {
     assert!(bed.spooled().is_empty());
 }
 
+/// `repos` is a mount that is missing, or was not copied: nothing is taken for deleted.
+#[tokio::test]
+async fn content_stays_where_no_repository_is_there_at_all() {
+    let bed = bed().await;
+    let blob = bed.push("p/x", noise(33, 100_000)).await;
+    let (repos, elsewhere) = (bed.data().join("repos"), bed.data().join("elsewhere"));
+    fs::rename(&repos, &elsewhere).unwrap();
+    let bed = bed.restart(false).await;
+    assert!(blob_dir(&bed.data(), &blob).exists());
+    let path = format!("/v2/p/x/blobs/{blob}");
+    assert_eq!(bed.status("HEAD", &path).await, 404);
+    // A push has it back, and so has whoever brings the repositories back.
+    assert_eq!(bed.push("p/new", noise(33, 100_000)).await, blob);
+    fs::remove_dir_all(&repos).unwrap();
+    fs::rename(&elsewhere, &repos).unwrap();
+    let bed = bed.restart(false).await;
+    assert_eq!(bed.status("HEAD", &path).await, 200);
+}
+
 #[tokio::test]
 async fn a_deletion_that_failed_says_so_and_can_be_repeated() {
     let bed = bed().await;

@@ -2,7 +2,8 @@
 //!
 //! Content that cannot be what its name says (wrong length, no torrent) is set aside with a
 //! warning and counts as absent, so that a push brings it again. What cannot be looked at stays
-//! where it is and counts as absent too: one bad file does not keep the rest from being served. Content that nobody holds goes.
+//! where it is and counts as absent too: one bad file does not keep the rest from being served.
+//! Content that nobody holds goes, unless no repository is there at all.
 
 use std::fs;
 use std::io;
@@ -33,9 +34,19 @@ pub(super) fn read(root: &Path) -> Result<Index, StoreError> {
 
 /// A repository holds content before it comes and until it has gone. What nobody holds is what a
 /// deletion could not remove, or a push not keep: nobody could reach or delete it, and yet it
-/// would be seeded.
+/// would be seeded. But where there is no repository at all they are missing, not empty (a mount, a
+/// copy of a part): then nothing is removed, and nothing served.
 fn drop_unheld(root: &Path, index: &mut Index) {
     let Index { blobs, holders, .. } = index;
+    if holders.is_empty() && !blobs.is_empty() {
+        let (count, repos) = (blobs.len(), root.join("repos"));
+        tracing::error!(
+            count, repos = %repos.display(),
+            "there is content and no repository that holds it: it is left alone and not served"
+        );
+        blobs.clear();
+        return;
+    }
     blobs.retain(|digest, _| {
         let held = holders.contains_key(digest);
         if !held {
