@@ -23,7 +23,7 @@ use crate::herds::{Verdict, Wait};
 use crate::ledger::Record;
 use crate::metrics::{Kind, Outcome};
 use crate::origin::{Origin, OriginTorrent};
-use crate::shelf::{Pin, refusal};
+use crate::shelf::{Claim, Pin, Room, refusal};
 use crate::shim::{Here, Shim, absent, stopping};
 use crate::trackers::{Lookup, Tiers};
 
@@ -318,13 +318,13 @@ impl Shim {
             self.engine.forget(hash).await;
         }
         let trackers = source.trackers.clone();
-        let torrent = self.download(&name, source, head).await?;
+        let (torrent, room) = self.download(&name, source, head).await?;
         let record = self
             .ledger
             .open(Record::new(digest, repo, hash, length, asked));
         let fetch = Fetch::new(digest.clone(), torrent, trackers, record);
         self.enter(fetch.clone());
-        self.drive(fetch, pin);
+        self.drive(fetch, pin, room);
         Ok(())
     }
 
@@ -333,16 +333,11 @@ impl Shim {
         name: &str,
         source: Source,
         head: HeadStart,
-    ) -> Result<Torrent, RegistryError> {
+    ) -> Result<(Torrent, Room), RegistryError> {
         let content = self.begin_content(name, &source.info).await?;
         let geometry = source.info.geometry();
-        let have = content.have();
-        let missing = geometry.all_pieces().filter(|piece| !have.contains(*piece));
-        let need = missing
-            .map(|piece| u64::from(geometry.piece_size(piece)))
-            .sum();
-        let shelf = &self.around.shelf;
-        shelf.make_room(need, self.promised(), name).await?;
+        let claim = Claim::Partial(*geometry, content.clone());
+        let room = self.around.shelf.make_room(claim, name).await?;
         let download = Download {
             eager_web_seed: geometry.pieces() == 1,
             head: head.bytes().await,
@@ -352,10 +347,12 @@ impl Shim {
             web_seeds: source.web_seeds,
             peers: source.peers,
         };
-        self.engine.download(download).await.map_err(|error| {
+        let begun = self.engine.download(download).await;
+        let torrent = begun.map_err(|error| {
             let message = format!("cannot fetch {name}: {error}");
             RegistryError::new(ErrorCode::Unavailable, message)
-        })
+        })?;
+        Ok((torrent, room))
     }
 
     /// What is there of the content already, and a place for the rest.
@@ -367,7 +364,8 @@ impl Shim {
         };
         let begun = match begin().await {
             Err(StoreError::NoSpace { needed, .. }) => {
-                shelf.make_room(needed, self.promised(), name).await?;
+                // Held until it is begun; from then on the content says what it lacks.
+                let _room = shelf.make_room(Claim::File(needed), name).await?;
                 begin().await
             }
             begun => begun,
@@ -376,7 +374,7 @@ impl Shim {
     }
 
     /// Owns the download until its verdict is in effect.
-    fn drive(self: &Arc<Self>, fetch: Arc<Fetch>, pin: Pin) {
+    fn drive(self: &Arc<Self>, fetch: Arc<Fetch>, pin: Pin, room: Room) {
         let shim = self.clone();
         let task = async move {
             let ended = tokio::select! {
@@ -395,7 +393,7 @@ impl Shim {
                 }
                 Err(failure) => shim.bury(&fetch, &failure).await,
             }
-            drop(pin);
+            drop((pin, room));
             shim.tidy().await;
         };
         // It hashes every byte once more.
@@ -430,10 +428,7 @@ impl Shim {
 
     /// What can wait for the end of a download, or the next half minute.
     pub(crate) async fn tidy(&self) {
-        // The error concerns a full disk, which nobody asks for bytes on here.
-        if let Err(error) = self.around.shelf.make_room(0, self.promised(), "").await {
-            tracing::warn!("{}", error.message);
-        }
+        self.around.shelf.trim().await;
         self.trackers.save().await;
     }
 }

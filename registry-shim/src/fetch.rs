@@ -161,11 +161,6 @@ impl Fetch {
         &self.record
     }
 
-    /// Bytes that are not on the disk yet.
-    pub(crate) fn unwritten(&self) -> u64 {
-        self.length.saturating_sub(self.verified_bytes())
-    }
-
     /// Where the part begins that waits for the digest of the whole.
     pub(crate) fn held_from(&self) -> u64 {
         self.length.saturating_sub(HELD_BACK)

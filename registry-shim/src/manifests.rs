@@ -21,7 +21,7 @@ use crate::herds::{Verdict, Wait};
 use crate::ledger::Record;
 use crate::metrics::{Kind, Outcome};
 use crate::origin::{Answer, Origin, OriginTorrent};
-use crate::shelf::refusal;
+use crate::shelf::{Claim, refusal};
 use crate::shim::{Here, Shim, absent};
 use crate::trackers::Tiers;
 
@@ -195,10 +195,10 @@ impl Shim {
             return;
         }
         let length = manifest.bytes.len() as u64;
-        let room = shelf.make_room(length, self.promised(), &name).await;
+        let room = shelf.make_room(Claim::File(length), &name).await;
         let info_hash = info.hash();
         let put = async {
-            room?;
+            let _room = room?;
             let (store, bytes) = (shelf.store().clone(), manifest.bytes.clone());
             blocking(move || store.put(&name, &bytes, Some(&info)))
                 .await

@@ -2,7 +2,8 @@
 //!
 //! Invariants: content that is being read is never evicted; content that was evicted is not
 //! begun again before the engine has let go of it (its live torrent would write into a file
-//! that is gone). A name's begin, put and eviction therefore take turns.
+//! that is gone). A name's begin, put and eviction therefore take turns. Room is given once: what
+//! was promised to one and is not on the disk yet, files being sparse, is nobody else's.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -20,7 +21,7 @@ use leecher::{Engine, Library, LocalStore};
 use oci::{ErrorCode, RegistryError};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
-use torrents::{Info, InfoHash};
+use torrents::{Geometry, Info, InfoHash};
 
 use crate::files::blocking;
 use crate::metrics::Metrics;
@@ -74,8 +75,35 @@ pub(crate) struct Shelf {
     turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Complete content that could not be read.
     suspects: Mutex<HashSet<String>>,
-    /// Held while room is made: two that need room must not count the same bytes.
-    room: tokio::sync::Mutex<()>,
+    /// Held from the look at what is free until it is claimed: two that need room must not count
+    /// the same bytes.
+    making_room: tokio::sync::Mutex<()>,
+    claims: Mutex<Claims>,
+}
+
+/// What those who were given room will take.
+#[derive(Debug, Default)]
+struct Claims {
+    next: u64,
+    live: HashMap<u64, Claim>,
+}
+
+/// What somebody wants to store.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// A file, written at once.
+    File(u64),
+    /// Partial content, whose missing pieces will come.
+    Partial(Geometry, Arc<Content>),
+}
+
+/// Room for one claim, nobody else's while it lives. Given back by dropping it: once what it was
+/// for is stored, or never will be.
+#[derive(Debug)]
+#[must_use = "room that is dropped is given to others"]
+pub(crate) struct Room {
+    shelf: Arc<Shelf>,
+    claim: u64,
 }
 
 /// The exclusive right to begin, put or evict one name.
@@ -86,15 +114,6 @@ pub(crate) type Turn = OwnedMutexGuard<()>;
 pub(crate) struct Pin {
     shelf: Arc<Shelf>,
     name: String,
-}
-
-/// What downloads under way have promised themselves.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Promised {
-    /// Bytes they will take in all.
-    pub(crate) length: u64,
-    /// Bytes of these that are not on the disk yet.
-    pub(crate) unwritten: u64,
 }
 
 /// The file system the store is on.
@@ -121,7 +140,8 @@ impl Shelf {
             pins: Mutex::new(HashMap::new()),
             turns: Mutex::new(HashMap::new()),
             suspects: Mutex::new(HashSet::new()),
-            room: tokio::sync::Mutex::new(()),
+            making_room: tokio::sync::Mutex::default(),
+            claims: Mutex::default(),
         })
     }
 
@@ -219,29 +239,55 @@ impl Shelf {
         self.suspects().contains(name)
     }
 
-    /// Evicts what was used longest ago until `need` more bytes fit under the capacity and on
-    /// the disk. `Err` when the disk stays too full; content larger than the capacity is
-    /// still taken, and goes when nobody reads it any more.
+    /// Evicts what was used longest ago until a claim fits under the capacity and on the disk,
+    /// beside everything that others claimed. `Err` when the disk stays too full; content larger
+    /// than the capacity is still taken, and goes when nobody reads it any more.
     pub(crate) async fn make_room(
-        &self,
-        need: u64,
-        promised: Promised,
+        self: &Arc<Self>,
+        claim: Claim,
         spare: &str,
-    ) -> Result<(), RegistryError> {
-        let _room = self.room.lock().await;
-        if let Some(capacity) = self.capacity {
-            let keep = capacity.saturating_sub(promised.length.saturating_add(need));
-            if self.store.used() > keep {
-                self.drop_leftovers(spare).await;
-                self.evict_down_to(keep, spare).await;
-            }
+    ) -> Result<Room, RegistryError> {
+        let _one = self.making_room.lock().await;
+        self.keep_within_capacity(claim.length(), spare).await;
+        let need = claim.unwritten();
+        if need > 0 {
+            self.free_on_disk(need, spare).await?;
         }
-        if need == 0 {
-            return Ok(());
+        let mut claims = self.claims();
+        claims.next += 1;
+        let number = claims.next;
+        claims.live.insert(number, claim);
+        Ok(Room {
+            shelf: self.clone(),
+            claim: number,
+        })
+    }
+
+    /// Evicts what exceeds the capacity.
+    pub(crate) async fn trim(&self) {
+        let _one = self.making_room.lock().await;
+        self.keep_within_capacity(0, "").await;
+    }
+
+    /// `more` bytes are to be stored.
+    async fn keep_within_capacity(&self, more: u64, spare: &str) {
+        let Some(capacity) = self.capacity else {
+            return;
+        };
+        let claimed = self.claimed(Claim::length);
+        let keep = capacity.saturating_sub(claimed.saturating_add(more));
+        if self.store.used() > keep {
+            self.drop_leftovers(spare).await;
+            self.evict_down_to(keep, spare).await;
         }
-        let wanted = need.saturating_add(promised.unwritten);
+    }
+
+    /// `more` bytes are to be written.
+    async fn free_on_disk(&self, more: u64, spare: &str) -> Result<(), RegistryError> {
+        // Claims only become smaller meanwhile, since no other is made.
+        let wanted = || more.saturating_add(self.claimed(Claim::unwritten));
         let missing = |disk: &Disk| {
-            let all = wanted.saturating_add(disk.reserve);
+            let all = wanted().saturating_add(disk.reserve);
             all.saturating_sub(disk.free)
         };
         if missing(&self.disk().await?) == 0 {
@@ -266,10 +312,11 @@ impl Shelf {
         Err(RegistryError::new(
             ErrorCode::Unavailable,
             format!(
-                "the disk under {} is full: {wanted} bytes are needed and {} stay free, \
+                "the disk under {} is full: {} bytes are needed and {} stay free, \
                  but only {} are left and nothing more can be evicted. Free some space, \
                  or give the agent another --data directory",
                 self.dir.display(),
+                wanted(),
                 disk.reserve,
                 disk.free
             ),
@@ -346,12 +393,54 @@ impl Shelf {
         })
     }
 
+    /// The sum over all claims.
+    fn claimed(&self, part: impl Fn(&Claim) -> u64) -> u64 {
+        let claims = self.claims();
+        let parts = claims.live.values().map(part);
+        parts.fold(0, u64::saturating_add)
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn suspects(&self) -> MutexGuard<'_, HashSet<String>> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pins(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// Bytes it takes in all.
+    fn length(&self) -> u64 {
+        match self {
+            Self::File(length) => *length,
+            Self::Partial(geometry, _) => geometry.length(),
+        }
+    }
+
+    /// Bytes of it that are not on the disk yet.
+    fn unwritten(&self) -> u64 {
+        match self {
+            Self::File(length) => *length,
+            Self::Partial(geometry, content) => {
+                let have = content.have();
+                let pieces = geometry.all_pieces();
+                let missing = pieces.filter(|piece| !have.contains(*piece));
+                missing
+                    .map(|piece| u64::from(geometry.piece_size(piece)))
+                    .sum()
+            }
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shelf.claims().live.remove(&self.claim);
     }
 }
 
@@ -410,8 +499,75 @@ pub(crate) fn explained(why: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::net::SocketAddr;
+
+    use leecher::OpenGate;
+    use torrents::hashing::{piece_hash, piece_len_for};
 
     use super::*;
+
+    async fn shelf(dir: &Path, capacity: Option<u64>) -> Arc<Shelf> {
+        let store = LocalStore::open(&dir.join("content")).unwrap();
+        let config = leecher::Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ..leecher::Config::default()
+        };
+        let library = Arc::new(ShelfLibrary(store.clone()));
+        let engine = Engine::start(config, library, Arc::new(OpenGate));
+        let engine = engine.await.unwrap();
+        Shelf::new(store, engine, dir, capacity, Arc::new(Metrics::new()))
+    }
+
+    #[tokio::test]
+    async fn two_who_ask_at_once_are_not_given_the_same_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = shelf(dir.path(), None).await;
+        // Each fits, both do not, whatever else happens on this disk meanwhile.
+        let most = || async { Claim::File(shelf.disk().await.unwrap().free / 10 * 7) };
+        let (one, other) = tokio::join!(most(), most());
+        let (one, other) = tokio::join!(shelf.make_room(one, ""), shelf.make_room(other, ""));
+        let refused = other.unwrap_err();
+        assert!(refused.message.contains("is full"), "{}", refused.message);
+        let one = one.unwrap();
+        let refused = shelf.make_room(most().await, "").await;
+        assert!(refused.is_err(), "the room was given twice");
+        drop(one);
+        drop(shelf.make_room(most().await, "").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn two_who_ask_at_once_both_count_against_the_capacity() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = shelf(dir.path(), Some(300)).await;
+        for name in ["a", "b", "c"] {
+            shelf.store().put(name, &[1; 100], None).unwrap();
+        }
+        let claim = || Claim::File(100);
+        let rooms = tokio::join!(shelf.make_room(claim(), ""), shelf.make_room(claim(), ""));
+        assert_eq!(shelf.store().used(), 100);
+        drop(rooms);
+        shelf.trim().await;
+        assert_eq!(shelf.store().used(), 100);
+    }
+
+    #[tokio::test]
+    async fn partial_content_claims_what_it_lacks_and_counts_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = shelf(dir.path(), None).await;
+        let bytes = vec![7; 300 << 10];
+        let length = bytes.len() as u64;
+        let geometry = Geometry::new(length, u64::from(piece_len_for(length))).unwrap();
+        let pieces = bytes.chunks(geometry.piece_len() as usize);
+        let pieces: Vec<_> = pieces.map(|piece| piece_hash(&[piece])).collect();
+        let info = Info::build("partial", geometry, &pieces).unwrap();
+        let content = shelf.store().begin("partial", &info).unwrap();
+        let claim = Claim::Partial(geometry, content.clone());
+        assert_eq!((claim.length(), claim.unwritten()), (length, length));
+        let first = geometry.piece(0).unwrap();
+        content.record(first);
+        let rest = length - u64::from(geometry.piece_size(first));
+        assert_eq!((claim.length(), claim.unwritten()), (length, rest));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_evicted_is_waited_for_and_what_was_not_is_not() {

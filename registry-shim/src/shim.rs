@@ -24,7 +24,6 @@ use crate::knowledge::Knowledge;
 use crate::ledger::Ledger;
 use crate::origin::{Answer, Origin};
 use crate::recent::Recent;
-use crate::shelf::Promised;
 use crate::tags::Tags;
 use crate::trackers::Trackers;
 
@@ -243,17 +242,6 @@ impl Shim {
             let message = format!("no swarm of {named} is here");
             RegistryError::new(ErrorCode::BlobUnknown, message)
         })
-    }
-
-    /// What the downloads under way will take.
-    pub(crate) fn promised(&self) -> Promised {
-        let active = self.active();
-        active
-            .values()
-            .fold(Promised::default(), |sum, fetch| Promised {
-                length: sum.length.saturating_add(fetch.length()),
-                unwritten: sum.unwritten.saturating_add(fetch.unwritten()),
-            })
     }
 
     /// Remembers why a digest failed.

@@ -433,6 +433,39 @@ async fn what_exceeds_the_capacity_goes_but_not_what_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn layers_asked_for_at_once_all_have_room_made_for_them() {
+    let world = World::new().await;
+    let layers: Vec<_> = (0..5).map(|n| noise(50 + n, MIB)).collect();
+    let mut digests = Vec::new();
+    for layer in &layers {
+        digests.push(world.blob("team/app", layer.clone()).await);
+    }
+    let mut config = world.config("agent");
+    config.capacity = Some(3 * MIB as u64);
+    let agent = world.agent_with(config).await;
+    let (old, new) = digests.split_at(2);
+    for digest in old {
+        agent.blob("team/app", digest).await.bytes().await.unwrap();
+        agent.until_idle().await;
+    }
+    assert_eq!(agent.status().await.cache.bytes, 2 * MIB as u64);
+
+    // Nothing comes of these, so that what they will take is all that makes the others go.
+    let table = &world.origin.table;
+    table.hide_sources.store(true, Ordering::SeqCst);
+    let asked = new.iter().map(|digest| agent.blob("team/app", digest));
+    for response in futures_util::future::join_all(asked).await {
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    assert_eq!(agent.status().await.cache.bytes, 0);
+    for digest in new {
+        let status = agent.blob_status(digest).await.unwrap();
+        assert_eq!(status.phase, BlobPhase::Downloading, "{status:?}");
+    }
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_restart_keeps_what_is_complete_and_resumes_what_is_not() {
     let mut world = World::new().await;
     let (whole, half) = (noise(30, MIB), noise(31, 6 * MIB));
