@@ -58,7 +58,7 @@ impl Shim {
         if let Some(empty) = Self::empty(digest) {
             return Ok(empty);
         }
-        if let Some(here) = self.here(digest).await? {
+        if let Some(here) = self.here(repo, digest).await? {
             self.permit_blob(repo, digest).await?;
             let outcome = match &here {
                 Here::Whole(_) => Outcome::local,
@@ -82,7 +82,7 @@ impl Shim {
         if let Some(empty) = Self::empty(digest) {
             return Ok(empty);
         }
-        if let Ok(Some(here)) = self.here(digest).await {
+        if let Ok(Some(here)) = self.here(repo, digest).await {
             self.permit_blob(repo, digest).await?;
             return Ok(here.blob());
         }
@@ -152,7 +152,7 @@ impl Shim {
         let job = || async move {
             let (repo, digest) = key;
             // Another flight may have ended since the caller looked. What failed is tried again.
-            if let Ok(Some(_)) = shim.here(&digest).await {
+            if let Ok(Some(_)) = shim.here(&repo, &digest).await {
                 return shim.permit_blob(&repo, &digest).await;
             }
             let head = shim.head_start(&digest);
@@ -161,7 +161,7 @@ impl Shim {
         };
         let flight = self.fetching.join((repo.clone(), digest.clone()), job);
         flight.await.unwrap_or_else(|| Err(stopping()))?;
-        match self.here(digest).await? {
+        match self.here(repo, digest).await? {
             Some(here) => Ok(here),
             None => Err(Failure::Abandoned.told(digest)),
         }
@@ -461,8 +461,12 @@ impl Blob for PendingBlob {
                     ))
                 }
                 Err(error) => {
-                    // The headers are gone already; the next request hears the reason.
-                    self.shim.note_trouble(&self.digest, error.clone());
+                    // The headers are gone already; the next request hears the reason. Through
+                    // another repository the content may well be found.
+                    let Self {
+                        shim, repo, digest, ..
+                    } = &*self;
+                    shim.note_trouble_of(repo, digest, error.clone());
                     failed(error.message)
                 }
             }

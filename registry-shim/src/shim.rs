@@ -30,6 +30,10 @@ use crate::trackers::Trackers;
 /// Troubles remembered.
 const TROUBLES: usize = 1024;
 
+/// What failed: content, whoever asks; or one repository's finding of it, which is not for others
+/// to hear.
+type Troubled = (Digest, Option<RepoName>);
+
 /// One agent's inside.
 #[derive(Debug)]
 pub(crate) struct Shim {
@@ -50,8 +54,8 @@ pub(crate) struct Shim {
     /// Storing manifests.
     pub(crate) keeping: Flights<Digest, ()>,
     active: Mutex<HashMap<Digest, Arc<Fetch>>>,
-    /// Why digests failed lately: new readers are told for a while.
-    troubles: Mutex<Recent<Digest, (RegistryError, Instant)>>,
+    /// What failed lately, and why: new readers are told for a while.
+    troubles: Mutex<Recent<Troubled, (RegistryError, Instant)>>,
 }
 
 /// What a [`Shim`] is made of.
@@ -102,8 +106,13 @@ impl Shim {
         })
     }
 
-    /// What can be read of a digest now, if anything; `Err` while its last failure is fresh.
-    pub(crate) async fn here(&self, digest: &Digest) -> Result<Option<Here>, RegistryError> {
+    /// What can be read of a digest now, if anything; `Err` while its last failure is fresh, or
+    /// that repository's to find it. Whether the repository may is not asked.
+    pub(crate) async fn here(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Option<Here>, RegistryError> {
         let shelf = &self.around.shelf;
         let name = digest.torrent_name();
         // A download is looked for first: it leaves the table only after its content can be
@@ -119,7 +128,7 @@ impl Shim {
         if let Some(blob) = self.open_whole(digest).await {
             return Ok(Some(Here::Whole(Arc::new(blob))));
         }
-        match self.trouble(digest) {
+        match self.trouble(repo, digest) {
             Some(error) => Err(error),
             None => Ok(None),
         }
@@ -244,16 +253,27 @@ impl Shim {
         })
     }
 
-    /// Remembers why a digest failed.
+    /// Remembers why content failed, for everybody who asks for it.
     pub(crate) fn note_trouble(&self, digest: &Digest, error: RegistryError) {
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles.insert(digest.clone(), (error, Instant::now()));
+        self.note((digest.clone(), None), error);
     }
 
-    fn trouble(&self, digest: &Digest) -> Option<RegistryError> {
+    /// Remembers why a repository could not find content.
+    pub(crate) fn note_trouble_of(&self, repo: &RepoName, digest: &Digest, error: RegistryError) {
+        self.note((digest.clone(), Some(repo.clone())), error);
+    }
+
+    fn note(&self, what: Troubled, error: RegistryError) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.insert(what, (error, Instant::now()));
+    }
+
+    fn trouble(&self, repo: &RepoName, digest: &Digest) -> Option<RegistryError> {
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        let (error, since) = troubles.find(digest)?;
-        (since.elapsed() < self.around.patience.trouble).then(|| error.clone())
+        [None, Some(repo.clone())].into_iter().find_map(|asker| {
+            let (error, since) = troubles.find(&(digest.clone(), asker))?;
+            (since.elapsed() < self.around.patience.trouble).then(|| error.clone())
+        })
     }
 
     fn active(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Fetch>>> {

@@ -590,6 +590,34 @@ async fn what_the_origin_is_still_fetching_has_headers_at_once_and_a_body_later(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_one_repository_lacks_is_not_missing_in_another() {
+    let world = World::new().await;
+    let layer = noise(45, MIB);
+    let digest = Digest::sha256_of(&layer);
+    world
+        .image("team/app", "v1", std::slice::from_ref(&layer))
+        .await;
+    let agent = world.agent("agent").await;
+    // The manifest says how long the layer is, so headers go out without an answer.
+    let manifest = agent.manifest("team/app", "v1").await;
+    assert_eq!(manifest.status(), StatusCode::OK);
+    let hanging = &world.origin.table.hanging;
+    hanging.store(true, Ordering::SeqCst);
+    let foreign = agent.blob("other/app", &digest).await;
+    assert_eq!(foreign.status(), StatusCode::OK);
+    hanging.store(false, Ordering::SeqCst);
+    let cut = timeout(DEADLINE, foreign.bytes()).await.unwrap();
+    assert!(cut.is_err(), "a repository gave what it lacks");
+
+    let own = agent.blob("team/app", &digest).await;
+    assert_eq!(own.status(), StatusCode::OK);
+    assert!(own.bytes().await.unwrap() == layer);
+    let again = agent.blob("other/app", &digest).await;
+    assert_eq!(again.status(), StatusCode::NOT_FOUND);
+    agent.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn small_blobs_come_from_the_origin_by_http_and_are_seeded_all_the_same() {
     let world = World::new().await;
     let layer = noise(41, 5000);
