@@ -13,6 +13,7 @@ mod threads;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -196,6 +197,11 @@ impl Engine {
             all.extend(torrent.status().await);
         }
         all
+    }
+
+    /// Payload given to peers since the start, whatever became of the torrents.
+    pub fn uploaded(&self) -> u64 {
+        self.core.uploaded.load(Ordering::Relaxed)
     }
 
     /// Takes the info dictionary of that hash from our own peers (BEP-9), found through the

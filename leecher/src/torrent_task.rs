@@ -23,6 +23,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -271,6 +272,7 @@ impl TorrentTask {
                 bytes,
             } => {
                 locked(&self.shared.ledger).uploaded(bytes);
+                self.core.uploaded.fetch_add(bytes, Ordering::Relaxed);
                 self.handle(Event::Uploaded {
                     peer,
                     blocks,

@@ -130,6 +130,7 @@ impl Api {
         let metrics = &shim.around.metrics;
         let store = shim.around.shelf.store();
         metrics.peers.set(gauge(self.take_stock().await as u64));
+        metrics.uploaded_so_far(shim.engine.uploaded());
         metrics.downloads.set(gauge(shim.fetches().len() as u64));
         metrics.cache_bytes.set(gauge(store.used()));
         metrics
@@ -152,7 +153,7 @@ impl Api {
                     .info_hash()
                     .and_then(|hash| shim.engine.torrent(hash))
             {
-                record.uploaded(|| torrent.transfer(), &shim.around.metrics);
+                record.uploaded(|| torrent.transfer());
             }
         }
         let torrents = shim.engine.status().await;

@@ -166,8 +166,6 @@ impl Record {
         ] {
             metrics.received(source, now.saturating_sub(was));
         }
-        let uploaded = flow.uploaded.saturating_sub(was.uploaded);
-        metrics.uploaded.inc_by(uploaded);
         metrics
             .wasted
             .inc_by(flow.wasted.saturating_sub(was.wasted));
@@ -176,7 +174,7 @@ impl Record {
 
     /// A finished download's torrent, as it goes on giving. Counters of a torrent that was
     /// closed and opened again start anew, so only what grew is added.
-    pub(crate) fn uploaded(&self, transfer: impl FnOnce() -> Transfer, metrics: &Metrics) {
+    pub(crate) fn uploaded(&self, transfer: impl FnOnce() -> Transfer) {
         let mut state = self.state();
         let transfer = transfer();
         let seen = &mut state.seeded;
@@ -186,8 +184,6 @@ impl Record {
             .unwrap_or(transfer.uploaded);
         *seen = transfer.uploaded;
         state.flow.uploaded += grown;
-        drop(state);
-        metrics.uploaded.inc_by(grown);
     }
 
     /// A body's first byte goes out; only the first one counts.

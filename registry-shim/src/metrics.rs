@@ -1,6 +1,8 @@
 //! What an agent counts, for Prometheus. Each agent has a registry of its own, so several run
 //! in one process.
 
+use std::sync::atomic::Ordering;
+
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -76,8 +78,8 @@ pub(crate) struct Metrics {
     received: Family<SourceLabels, Counter>,
     /// Bytes given to clients.
     pub(crate) served: Counter,
-    /// Bytes given to peers.
-    pub(crate) uploaded: Counter,
+    /// Bytes given to peers, as the engine counts them.
+    uploaded: Counter,
     /// Bytes thrown away.
     pub(crate) wasted: Counter,
     /// Entries removed to make room.
@@ -211,6 +213,12 @@ impl Metrics {
         self.received
             .get_or_create(&SourceLabels { source })
             .inc_by(bytes);
+    }
+
+    /// What the engine gave to peers since the start.
+    pub(crate) fn uploaded_so_far(&self, bytes: u64) {
+        // Two who look at once may come here in the other order.
+        self.uploaded.inner().fetch_max(bytes, Ordering::Relaxed);
     }
 
     /// Everything, in the text format of Prometheus.

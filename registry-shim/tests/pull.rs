@@ -71,6 +71,43 @@ async fn an_image_travels_from_origin_to_agent_to_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_an_earlier_life_stored_counts_when_it_is_given_to_peers() {
+    let world = World::new().await;
+    let layer = noise(3, 2 * MIB);
+    let digest = world.blob("team/app", layer.clone()).await;
+    let one = world.agent("one").await;
+    assert!(one.blob("team/app", &digest).await.bytes().await.unwrap() == layer);
+    one.until_idle().await;
+    one.agent.shutdown().await;
+
+    // It knows of no download, and nobody but it gives.
+    let one = world.agent("one").await;
+    let table = &world.origin.table;
+    table.hide_sources.store(true, Ordering::SeqCst);
+    table.no_web_seed.store(true, Ordering::SeqCst);
+    let two = world.agent("two").await;
+    let response = two.blob("team/app", &digest).await;
+    two.introduce(&info_of(&layer), &[one.agent.addrs().peer]);
+    assert!(response.bytes().await.unwrap() == layer);
+    assert!(one.blob_status(&digest).await.is_none());
+    // The last batch is counted once it is written, which its reader need not wait for.
+    let counted = async {
+        loop {
+            let metrics = one.api("/metrics").await.text().await.unwrap();
+            let name = "swell_agent_uploaded_bytes_total ";
+            let counted = metrics.lines().find_map(|line| line.strip_prefix(name));
+            if counted.unwrap().parse::<usize>().unwrap() >= layer.len() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(DEADLINE, counted).await.unwrap();
+    one.agent.shutdown().await;
+    two.agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_layer_begins_before_any_peer_is_met() {
     let world = World::new().await;
     let layer = noise(5, 2 * MIB);

@@ -262,10 +262,7 @@ impl ApiPort {
                 .iter()
                 .map(|torrent| torrent.peers.len() as u64)
                 .sum(),
-            live_peer_bytes: torrents
-                .iter()
-                .map(|torrent| torrent.transfer.uploaded)
-                .sum(),
+            peer_bytes: self.engine.uploaded(),
             trackers_registered: trackers.iter().filter(|one| one.registered).count() as u64,
             trackers: trackers.len() as u64,
         }

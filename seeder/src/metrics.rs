@@ -44,8 +44,8 @@ pub(crate) struct Standing {
     pub(crate) live_torrents: u64,
     /// Connections of peers.
     pub(crate) peers: u64,
-    /// Bytes given to peers of live torrents.
-    pub(crate) live_peer_bytes: u64,
+    /// Payload given to peers since the start.
+    pub(crate) peer_bytes: u64,
     /// Trackers to register with.
     pub(crate) trackers: u64,
     /// Of them, those that know everything seeded.
@@ -96,6 +96,7 @@ impl Metrics {
     fn read(&self, standing: &Standing) -> Numbers {
         let mut counters = self.pushed();
         counters.extend(self.sent());
+        counters.push(("peer_bytes", "Payload given to peers", standing.peer_bytes));
         Numbers {
             counters,
             gauges: standing.gauges(),
@@ -180,11 +181,6 @@ impl Standing {
                 self.live_torrents,
             ),
             ("peers", "Connections of peers", self.peers),
-            (
-                "live_peer_bytes",
-                "Bytes given to the peers of live torrents",
-                self.live_peer_bytes,
-            ),
             ("trackers", "Trackers to register with", self.trackers),
             (
                 "trackers_registered",
@@ -242,6 +238,7 @@ mod tests {
         metrics.blob_pushed(812);
         let standing = Standing {
             torrents: 3,
+            peer_bytes: 7,
             ..Standing::default()
         };
         let text = metrics.encode(&standing).unwrap();
@@ -250,6 +247,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("swell_origin_torrents 3\n"), "{text}");
+        assert!(text.contains("swell_origin_peer_bytes_total 7\n"), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
     }
 }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
@@ -51,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) slabs: Slabs,
     pub(crate) buffers: Buffers,
     pub(crate) bandwidth: Bandwidth,
+    /// Payload given to peers by all torrents there ever were; written once a batch.
+    pub(crate) uploaded: AtomicU64,
     /// Connections that may still be opened.
     pub(crate) places: Places,
     /// Zero of the machines' clocks.
@@ -135,6 +138,7 @@ impl Core {
                 upload: config.upload_limit,
                 download: config.download_limit,
             }),
+            uploaded: AtomicU64::new(0),
             places: Places::new(config.max_connections),
             epoch: Instant::now(),
             stop: CancellationToken::new(),
