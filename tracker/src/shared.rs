@@ -14,20 +14,22 @@
 //! itself; the outbox is bounded, and what does not fit is lost to the others until the peer
 //! announces again. What comes from Redis is decoded as if anybody had written it.
 
+mod outbox;
 mod record;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamRangeReply, StreamReadOptions, StreamReadReply};
-use redis::{AsyncCommands, AsyncConnectionConfig, Client, RedisError};
-use tokio::sync::mpsc;
+use redis::{AsyncCommands, AsyncConnectionConfig, Client, ErrorKind, RedisError, ServerErrorKind};
 use tokio_util::sync::CancellationToken;
 
 use crate::service::Service;
 
+use outbox::Queue;
+
+pub(crate) use outbox::Outbox;
 pub(crate) use record::{Heard, HeardAnnounce, registered};
 
 const STREAM: &str = "groundswell:heard";
@@ -36,11 +38,7 @@ const BOOT: &str = "groundswell:boot";
 const BY: &str = "by";
 const DATA: &str = "data";
 
-/// Records that wait for Redis: a few megabytes.
-const OUTBOX: usize = 1 << 16;
-/// Records in one entry of the stream at most.
-const BATCH: usize = 1 << 10;
-/// Entries read at once.
+/// Entries read at once; most are short.
 const PAGE: usize = 64;
 /// How long a read waits for news, and how much longer for the answer.
 const WAIT: Duration = Duration::from_secs(5);
@@ -53,22 +51,6 @@ const NEWS: Duration = Duration::from_secs(5);
 /// Between two looks at whether Redis still has the boot id, and at its clock.
 const CHECK: Duration = Duration::from_secs(30);
 
-/// Where the table puts what it heard.
-#[derive(Debug, Clone)]
-pub(crate) struct Outbox {
-    records: mpsc::Sender<Heard>,
-    overflowing: Arc<AtomicBool>,
-}
-
-impl Outbox {
-    pub(crate) fn tell(&self, heard: Heard) {
-        let full = self.records.try_send(heard).is_err();
-        if self.overflowing.swap(full, Ordering::Relaxed) != full && full {
-            tracing::warn!("Redis does not keep up: other trackers hear later of some peers");
-        }
-    }
-}
-
 /// Redis, reached, and what is to be sent there.
 pub(crate) struct Shared {
     client: Client,
@@ -76,7 +58,7 @@ pub(crate) struct Shared {
     /// This process in the stream.
     us: String,
     outbox: Outbox,
-    records: mpsc::Receiver<Heard>,
+    records: Queue,
     /// The last entry read.
     last: String,
     window: Duration,
@@ -92,11 +74,7 @@ impl Shared {
         let client = Client::open(url)?;
         let mut connection = connect(&client).await?;
         let boot_id = agree(&mut connection, &us).await?;
-        let (sender, records) = mpsc::channel(OUTBOX);
-        let outbox = Outbox {
-            records: sender,
-            overflowing: Arc::default(),
-        };
+        let (outbox, records) = outbox::outbox(outbox::RECORDS, outbox::BYTES);
         let last = format!("{}-0", since_epoch().saturating_sub(window).as_millis());
         Ok(Self {
             client,
@@ -154,6 +132,7 @@ impl Shared {
             us: us.clone(),
             records,
             window,
+            down: false,
         };
         let work = async { tokio::join!(writer.run(), read_task(client, us, last, service)) };
         tokio::select! {
@@ -219,28 +198,32 @@ struct Writer {
     client: Client,
     boot_id: String,
     us: String,
-    records: mpsc::Receiver<Heard>,
+    records: Queue,
     window: Duration,
+    /// Nothing was taken since the failure that was logged.
+    down: bool,
 }
 
 impl Writer {
     async fn run(mut self) {
         let mut unsent = Vec::new();
-        let mut down = false;
         loop {
-            let lost = self.send(&mut unsent).await;
-            let Err(error) = lost else {
+            let Err(error) = self.send(&mut unsent).await else {
                 return;
             };
-            if !std::mem::replace(&mut down, true) {
+            if is_of_the_batch(&error) && !unsent.is_empty() {
+                // The same words would be refused for ever, and all that follows would wait.
+                let records = unsent.len();
+                tracing::warn!(%error, records, "Redis refuses what this tracker heard: other trackers do not hear it");
+                unsent.clear();
+            } else if !std::mem::replace(&mut self.down, true) {
                 tracing::warn!(%error, "Redis is lost: trying again every second");
             }
             tokio::time::sleep(PAUSE).await;
-            down &= connect(&self.client).await.is_err();
         }
     }
 
-    /// Until Redis is lost. What was not acknowledged stays in `unsent`.
+    /// Until Redis is lost or refuses something. What was not acknowledged stays in `unsent`.
     async fn send(&mut self, unsent: &mut Vec<Heard>) -> Result<(), RedisError> {
         let mut connection = connect(&self.client).await?;
         let mut check = tokio::time::interval(CHECK);
@@ -250,12 +233,14 @@ impl Writer {
                     _ = check.tick() => {
                         // Should Redis have lost it, the next tracker to start finds it again.
                         agree(&mut connection, &self.boot_id).await?;
+                        self.down = false;
                         continue;
                     }
-                    count = self.records.recv_many(unsent, BATCH) => {
-                        if count == 0 {
+                    batch = self.records.batch() => {
+                        if batch.is_empty() {
                             return Ok(());
                         }
+                        *unsent = batch;
                     }
                 }
             }
@@ -272,9 +257,16 @@ impl Writer {
                 .arg(record::encode(unsent))
                 .exec_async(&mut connection)
                 .await?;
+            self.down = false;
             unsent.clear();
         }
     }
+}
+
+/// Whether Redis refused a command for what it says. What it answers to all of them (it loads, has
+/// no memory left, follows another) passes.
+fn is_of_the_batch(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
 }
 
 /// Takes in what the others hear.
@@ -357,22 +349,5 @@ mod tests {
         for odd in ["2000000000-0", "", "-", "x-1", "99999999999999999999999-0"] {
             assert_eq!(clock.age(odd), Duration::ZERO, "{odd}");
         }
-    }
-
-    #[test]
-    fn an_outbox_that_is_full_loses_records_and_not_time() {
-        let (records, mut taken) = mpsc::channel(2);
-        let outbox = Outbox {
-            records,
-            overflowing: Arc::default(),
-        };
-        for _ in 0..5 {
-            outbox.tell(Heard::Register(Vec::new()));
-        }
-        assert!(outbox.overflowing.load(Ordering::Relaxed));
-        assert_eq!(taken.len(), 2);
-        taken.try_recv().unwrap();
-        outbox.tell(Heard::Register(Vec::new()));
-        assert!(!outbox.overflowing.load(Ordering::Relaxed));
     }
 }

@@ -216,6 +216,41 @@ async fn entries(raw: &mut redis::aio::MultiplexedConnection, count: usize) -> V
 }
 
 #[tokio::test]
+async fn what_redis_refuses_for_good_holds_up_nothing() {
+    let redis = Redis::start().await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut raw = client.get_multiplexed_async_connection().await.unwrap();
+    let one = redis.tracker(open()).await;
+    // A stream that has used up its ids takes nothing any more.
+    let last = format!("{}-{}", u64::MAX, u64::MAX);
+    redis::cmd("XADD")
+        .arg(&["groundswell:heard", &last, "by", "somebody", "data", ""])
+        .exec_async(&mut raw)
+        .await
+        .unwrap();
+    announce(&one, 1, "").await;
+    eventually("Redis refuses it", async || {
+        let stats: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query_async(&mut raw)
+            .await
+            .unwrap();
+        let xadd = stats.lines().find(|line| line.starts_with("cmdstat_xadd:"));
+        xadd.is_some_and(|xadd| !xadd.contains("failed_calls=0"))
+    })
+    .await;
+    redis::cmd("DEL")
+        .arg("groundswell:heard")
+        .exec_async(&mut raw)
+        .await
+        .unwrap();
+    announce(&one, 3, "").await;
+    entries(&mut raw, 1).await;
+    let two = redis.tracker(open()).await;
+    assert_eq!(announce(&two, 2, "").await, [host(3)]);
+}
+
+#[tokio::test]
 async fn what_is_read_late_is_as_old_as_it_is() {
     let redis = Redis::start().await;
     let client = redis::Client::open(redis.url()).unwrap();

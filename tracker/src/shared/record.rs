@@ -20,6 +20,10 @@ const VERSION: u8 = 1;
 const ANNOUNCE: u8 = 1;
 const REGISTER: u8 = 2;
 
+/// What every record begins with: its kind.
+const HEAD_SIZE: usize = 1;
+const ANNOUNCE_SIZE: usize = HEAD_SIZE + 20 + 20 + 16 + 2 + 1 + 1 + 4 * 8;
+
 const EXEMPT: u8 = 1;
 const TRUSTED: u8 = 2;
 const HAS_LEFT: u8 = 4;
@@ -61,6 +65,16 @@ pub(crate) enum RecordError {
     Announce,
     #[error(transparent)]
     Register(#[from] RegisterError),
+}
+
+impl Heard {
+    /// Bytes of it in an entry.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Announce(_) => ANNOUNCE_SIZE,
+            Self::Register(body) => HEAD_SIZE + size_of::<u32>() + body.len(),
+        }
+    }
 }
 
 impl HeardAnnounce {
@@ -283,7 +297,9 @@ mod tests {
         #[test]
         fn what_is_written_reads_back(announces in prop::collection::vec(any_announce(), 0..4)) {
             let records: Vec<Heard> = announces.into_iter().map(Heard::Announce).collect();
-            prop_assert_eq!(decode(&encode(&records)).unwrap(), records);
+            let bytes = encode(&records);
+            prop_assert_eq!(bytes.len(), 1 + records.iter().map(Heard::size).sum::<usize>());
+            prop_assert_eq!(decode(&bytes).unwrap(), records);
         }
 
         #[test]
@@ -298,6 +314,15 @@ mod tests {
             let bytes = encode(&[Heard::Announce(announce)]);
             prop_assert!(decode(&bytes[..bytes.len() - cut]).is_err());
         }
+    }
+
+    #[test]
+    fn a_registration_is_as_long_as_it_says() {
+        let record = Heard::Register(vec![7; 99]);
+        assert_eq!(
+            encode(std::slice::from_ref(&record)).len(),
+            1 + record.size()
+        );
     }
 
     #[test]
