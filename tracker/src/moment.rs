@@ -20,6 +20,8 @@ impl Default for Moment {
 }
 
 impl Moment {
+    pub(crate) const EARLIEST: Self = Self(0);
+
     pub(crate) fn after_start(uptime: Duration) -> Self {
         Self::default().plus(uptime)
     }

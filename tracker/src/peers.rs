@@ -325,7 +325,7 @@ impl<E: Endpoint> PeerList<E> {
         }
     }
 
-    fn position_at(&self, hasher: &RandomState, at: E, flags: Flags) -> Option<usize> {
+    pub(crate) fn position_at(&self, hasher: &RandomState, at: E, flags: Flags) -> Option<usize> {
         let is = |position: &u32| self.at[*position as usize] == at;
         let found = self.by_at.find(hash_at(hasher, at, flags), is);
         found.map(|position| *position as usize)

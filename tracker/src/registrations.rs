@@ -350,23 +350,46 @@ impl Registrations {
     ) -> Result<(Slot, bool), Rejected> {
         let lease_ends = now.plus(self.bounds.lease);
         let slot = self.slot_of(id)?;
+        let addrs = self.not_taken_since(lease_ends, slot, addrs);
         let Some(origin) = self.origin_mut(slot) else {
             return Err(Rejected::Origins);
         };
-        let moved = origin.addrs.as_slice() != addrs;
+        // News of another tracker may come late: they neither take time away nor undo what was
+        // heard since.
+        if origin.lease_ends > lease_ends {
+            return Ok((slot, false));
+        }
+        origin.lease_ends = lease_ends;
+        let moved = origin.addrs != addrs;
         // Without an address there is nothing to hand out. One whose lease is over already, by
         // what another tracker heard long ago, is put to sleep by the next tick.
         let awake = !addrs.is_empty();
         let changed = origin.awake != awake || moved;
         origin.awake = awake;
-        // News of another tracker may come late: they do not take time away.
-        origin.lease_ends = origin.lease_ends.max(lease_ends);
         if changed {
-            origin.addrs = SmallVec::from_slice(addrs);
-            self.take_addrs(slot, addrs);
+            origin.addrs.clone_from(&addrs);
+            self.take_addrs(slot, &addrs);
         }
         self.changes += u64::from(changed);
         Ok((slot, changed))
+    }
+
+    /// The addresses without those of other origins that were heard later: most often, later lives
+    /// of `owner`.
+    fn not_taken_since(
+        &self,
+        lease_ends: Moment,
+        owner: Slot,
+        addrs: &[SocketAddr],
+    ) -> SmallVec<[SocketAddr; 2]> {
+        let origins = self.origins.iter().enumerate();
+        let others = origins.filter(|(slot, _)| *slot != usize::from(owner));
+        let later: Vec<_> = others
+            .filter_map(|(_, origin)| origin.as_ref())
+            .filter(|origin| origin.awake && origin.lease_ends > lease_ends)
+            .collect();
+        let taken = |addr: &SocketAddr| later.iter().any(|origin| origin.addrs.contains(addr));
+        addrs.iter().copied().filter(|addr| !taken(addr)).collect()
     }
 
     /// Takes addresses from every other origin: an earlier life of `owner`, most often.
@@ -401,7 +424,8 @@ impl Registrations {
         }
         self.origins[free] = Some(Origin {
             addrs: SmallVec::new(),
-            lease_ends: Moment::default(),
+            // Not heard yet, however long ago others heard it.
+            lease_ends: Moment::EARLIEST,
             probation: None,
             held: 0,
             awake: false,

@@ -7,8 +7,9 @@
 //! The stream is a log of what each tracker heard, cut off where everything in it has expired: a
 //! tracker that starts reads it all, one that lost Redis for a while reads on where it was. The
 //! boot id is the first tracker's, kept in Redis, since to its clients the fleet is one tracker.
-//! An entry's id says by Redis' clock when it was written: what is read late is as old here as it
-//! is where it was heard, and no clock of a tracker's own is asked.
+//! An entry's id says by Redis' clock when it was written, each record in it how long it had waited
+//! for that: what is told or read late is as old here as it is where it was heard, and no tracker's
+//! clock of the day is asked.
 //!
 //! Invariants: no announce waits for Redis. Without Redis each tracker serves what it hears
 //! itself; the outbox is bounded, and what does not fit is lost to the others until the peer
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::service::Service;
 
-use outbox::Queue;
+use outbox::{Queue, Waiting};
 
 pub(crate) use outbox::Outbox;
 pub(crate) use record::{Heard, HeardAnnounce, registered};
@@ -45,9 +46,6 @@ const WAIT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Between two attempts to reach Redis.
 const PAUSE: Duration = Duration::from_secs(1);
-/// What is read within this time counts as heard now: whoever watches for changes has looked at
-/// what came before.
-const NEWS: Duration = Duration::from_secs(5);
 /// Between two looks at whether Redis still has the boot id, and at its clock.
 const CHECK: Duration = Duration::from_secs(30);
 
@@ -224,7 +222,7 @@ impl Writer {
     }
 
     /// Until Redis is lost or refuses something. What was not acknowledged stays in `unsent`.
-    async fn send(&mut self, unsent: &mut Vec<Heard>) -> Result<(), RedisError> {
+    async fn send(&mut self, unsent: &mut Vec<Waiting>) -> Result<(), RedisError> {
         let mut connection = connect(&self.client).await?;
         let mut check = tokio::time::interval(CHECK);
         loop {
@@ -244,6 +242,10 @@ impl Writer {
                     }
                 }
             }
+            let records = unsent
+                .iter()
+                .map(|waiting| (waiting.since.elapsed(), &waiting.heard));
+            let entry = record::encode(records);
             let oldest = since_epoch().saturating_sub(self.window).as_millis();
             redis::cmd("XADD")
                 .arg(STREAM)
@@ -254,7 +256,7 @@ impl Writer {
                 .arg(BY)
                 .arg(&self.us)
                 .arg(DATA)
-                .arg(record::encode(unsent))
+                .arg(entry)
                 .exec_async(&mut connection)
                 .await?;
             self.down = false;
@@ -317,13 +319,12 @@ async fn take_in(service: &Arc<Service>, us: &str, clock: RedisClock, entries: V
             if entry.get::<String>(BY).is_none_or(|by| by == us) {
                 continue;
             }
-            let age = clock.age(&entry.id);
-            let then = if age < NEWS { now } else { now.minus(age) };
+            let written = now.minus(clock.age(&entry.id));
             let data: Vec<u8> = entry.get(DATA).unwrap_or_default();
             match record::decode(&data) {
-                Ok(records) => records
-                    .into_iter()
-                    .for_each(|heard| service.table.hear(then, now, heard)),
+                Ok(records) => records.into_iter().for_each(|(waited, heard)| {
+                    service.table.hear(written.minus(waited), now, heard);
+                }),
                 Err(error) => {
                     tracing::warn!(entry = entry.id, %error, "an entry in Redis is skipped")
                 }

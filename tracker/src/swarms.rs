@@ -8,6 +8,7 @@
 //!
 //! Never: a socket, a clock, a label, a lock.
 
+mod departed;
 mod swarm;
 mod twins;
 
@@ -22,6 +23,7 @@ use rand::rngs::SmallRng;
 use torrents::InfoHash;
 use torrents::announce::{AnnounceEvent, AnnounceReply, AnnounceRequest, ScrapeEntry};
 
+use self::departed::Departed;
 pub(crate) use self::swarm::{Announced, Asker, OriginSeed, OriginTable, Slot, Swarm, Told};
 use self::swarm::{Ask, Family, is_seed};
 use crate::config::{Config, Intervals, Limits, Mode};
@@ -33,6 +35,8 @@ pub(crate) struct Policy {
     pub(crate) mode: Mode,
     pub(crate) intervals: Intervals,
     pub(crate) limits: Limits,
+    /// Other trackers tell what they hear.
+    pub(crate) shared: bool,
 }
 
 impl Policy {
@@ -58,6 +62,7 @@ impl From<&Config> for Policy {
             mode: config.mode,
             intervals: config.intervals.clone(),
             limits: config.limits.clone(),
+            shared: config.redis.is_some(),
         }
     }
 }
@@ -110,6 +115,7 @@ pub(crate) struct Shard {
     peers: usize,
     seeds: usize,
     sweep: Sweep,
+    departed: Departed,
 }
 
 /// Where the incremental expiry stands: it walks swarms downwards, and peers downwards in each.
@@ -133,6 +139,7 @@ impl Shard {
             peers: 0,
             seeds: 0,
             sweep: Sweep::default(),
+            departed: Departed::default(),
         }
     }
 
@@ -161,6 +168,9 @@ impl Shard {
     ) -> Result<Announced, Refusal> {
         told.clear();
         let stopped = request.event == AnnounceEvent::Stopped;
+        if stopped && self.policy.shared {
+            self.departed.note(now, request);
+        }
         let index = match self.swarms.get_index_of(&request.info_hash) {
             Some(index) => {
                 let registered = self.swarms[index].is_registered();
@@ -197,7 +207,8 @@ impl Shard {
         Ok(announced)
     }
 
-    /// Stores what another tracker heard `then`, unless the peer is forgotten by `now`.
+    /// Stores what another tracker heard `then`, unless the peer is forgotten by `now` or was heard
+    /// of since.
     pub(crate) fn hear(
         &mut self,
         then: Moment,
@@ -209,9 +220,24 @@ impl Shard {
         if then.plus(self.policy.life(request)) <= now {
             return;
         }
+        let Self {
+            swarms,
+            departed,
+            hasher,
+            ..
+        } = self;
+        let known = swarms.get(&request.info_hash);
+        if departed.since(then, request)
+            || known.is_some_and(|swarm| swarm.heard_since(hasher, then, request, asker))
+        {
+            return;
+        }
         let (mut reply, mut told) = (AnnounceReply::default(), Told::default());
         // What does not fit here, the tracker that heard it still has.
         let _ = self.announce(then, request, asker, whole, &mut reply, &mut told);
+        if let Some(swarm) = self.swarms.get_mut(&request.info_hash) {
+            swarm.learnt(then, now);
+        }
     }
 
     /// What a scrape says of a swarm; zeros when it is unknown.

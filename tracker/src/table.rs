@@ -141,7 +141,8 @@ impl Table {
         Ok(outcome)
     }
 
-    /// Another tracker heard this `then`: it lasts for as long as it does there.
+    /// Another tracker heard this `then`: it lasts for as long as it does there, and what was heard
+    /// since stands.
     pub(crate) fn hear(&self, then: Moment, now: Moment, heard: Heard) {
         match heard {
             Heard::Announce(heard) => {

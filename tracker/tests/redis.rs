@@ -93,9 +93,13 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 /// Announces as host 10.0.0.`n` and returns whom it is told about.
 async fn announce(tracker: &Tracker, n: u8, more: &str) -> Vec<SocketAddr> {
+    announce_left(tracker, n, 9, more).await
+}
+
+async fn announce_left(tracker: &Tracker, n: u8, left: u64, more: &str) -> Vec<SocketAddr> {
     let id = format!("-XX0001-host{n:08}");
     let target = format!(
-        "/announce?info_hash={HASH_TEXT}&peer_id={id}&port=16001&ip=10.0.0.{n}&left=9{more}"
+        "/announce?info_hash={HASH_TEXT}&peer_id={id}&port=16001&ip=10.0.0.{n}&left={left}{more}"
     );
     let mut peers = compact_peers(&get(tracker, &target).await.body);
     peers.sort_unstable();
@@ -193,6 +197,50 @@ async fn while_redis_is_away_each_serves_alone_and_then_they_are_together_again(
     // And whoever starts now is the same tracker still.
     let three = redis.tracker(open()).await;
     assert_eq!(tracker_id(&three).await, id);
+}
+
+#[tokio::test]
+async fn what_waits_for_redis_is_as_old_as_it_is_when_it_gets_there() {
+    let mut redis = Redis::start().await;
+    let one = redis.tracker(open()).await;
+    let two = redis.tracker(open()).await;
+    announce(&one, 1, "").await;
+    eventually("they share", async || {
+        announce(&two, 2, "").await == [host(1)]
+    })
+    .await;
+
+    // Each hears a part: the first what was, the second what became of it.
+    redis.kill();
+    for n in [3, 4] {
+        announce(&one, n, "").await;
+    }
+    // Moments are tenths of a second.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    announce(&two, 3, "&event=stopped").await;
+    announce_left(&two, 4, 0, "&event=completed").await;
+    redis.restart().await;
+    announce(&one, 5, "").await;
+    announce(&two, 6, "").await;
+    let scrape = format!("/scrape?info_hash={HASH_TEXT}");
+    for tracker in [&one, &two] {
+        eventually("the later word stands in both", async || {
+            let text = get(tracker, &scrape).await.text();
+            // Hosts 1, 2, 5 and 6; the fourth has come to its end. The fifth is told after what
+            // waited, so by then all of that has come.
+            text.contains("8:completei1e") && text.contains("10:incompletei4e")
+        })
+        .await;
+    }
+    // Also for whoever reads it all at once, in whatever order it was written.
+    let three = redis.tracker(open()).await;
+    let text = get(&three, &scrape).await.text();
+    assert!(text.contains("8:completei1e"), "{text}");
+    let told = announce(&three, 7, "").await;
+    assert!(
+        told.contains(&host(4)) && !told.contains(&host(3)),
+        "{told:?}"
+    );
 }
 
 /// The entries of the stream, once there are so many.
@@ -293,7 +341,7 @@ async fn rubbish_in_redis_is_skipped() {
     let one = redis.tracker(open()).await;
     let client = redis::Client::open(redis.url()).unwrap();
     let mut raw = client.get_multiplexed_async_connection().await.unwrap();
-    for data in ["", "\u{1}", "\u{1}\u{1}short", "\u{2}other version", "x"] {
+    for data in ["", "\u{1}", "\u{1}\u{1}short", "\u{3}other version", "x"] {
         redis::cmd("XADD")
             .arg(&["groundswell:heard", "*", "by", "somebody", "data", data])
             .exec_async(&mut raw)

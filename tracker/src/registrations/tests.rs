@@ -144,6 +144,23 @@ fn a_lease_heard_of_late_ends_where_it_would_have() {
 }
 
 #[test]
+fn what_is_heard_of_late_undoes_nothing_that_was_heard_since() {
+    let mut all = fresh();
+    // The origin moved, and lives on.
+    register(&mut all, 100, &in_the_place_of(5, batch(1, &[1], &[])));
+    let moved = all.table()[0].clone().unwrap();
+    assert_eq!(register(&mut all, 90, &batch(1, &[2], &[])), (2, false));
+    assert_eq!(all.table()[0], Some(moved.clone()));
+    // An earlier life of it is asleep, however late it is heard of.
+    let earlier = in_the_place_of(5, batch(2, &[3], &[]));
+    assert_eq!(register(&mut all, 90, &earlier), (1, false));
+    assert_eq!(all.table()[..], [Some(moved), None]);
+    // What is heard next counts again.
+    assert_eq!(register(&mut all, 110, &earlier), (1, true));
+    assert!(all.table()[0].is_none() && all.table()[1].is_some());
+}
+
+#[test]
 fn an_origin_without_an_address_holds_and_is_not_handed_out() {
     let mut all = fresh();
     let mut silent = batch(1, &[1], &[]);

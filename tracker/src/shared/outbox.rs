@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -19,17 +20,24 @@ pub(super) const BYTES: usize = 32 << 20;
 const BATCH_RECORDS: usize = 1 << 10;
 const BATCH_BYTES: usize = 1 << 20;
 
+/// Something heard, and when.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) heard: Heard,
+    pub(super) since: Instant,
+}
+
 /// Where the table puts what it heard.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
-    records: mpsc::Sender<Heard>,
+    records: mpsc::Sender<Waiting>,
     fill: Arc<Fill>,
 }
 
 /// Its other end.
 #[derive(Debug)]
 pub(super) struct Queue {
-    records: mpsc::Receiver<Heard>,
+    records: mpsc::Receiver<Waiting>,
     fill: Arc<Fill>,
 }
 
@@ -61,9 +69,10 @@ pub(super) fn outbox(records: usize, bytes: usize) -> (Outbox, Queue) {
 impl Outbox {
     pub(crate) fn tell(&self, heard: Heard) {
         let size = heard.size();
+        let since = Instant::now();
         if !self.fill.take(size) {
             self.lost();
-        } else if self.records.try_send(heard).is_err() {
+        } else if self.records.try_send(Waiting { heard, since }).is_err() {
             self.fill.give_back(size);
             self.lost();
         }
@@ -79,13 +88,13 @@ impl Outbox {
 impl Queue {
     /// The next records, once there are some; none when nobody tells any more. Nothing is lost
     /// when it is cancelled.
-    pub(super) async fn batch(&mut self) -> Vec<Heard> {
+    pub(super) async fn batch(&mut self) -> Vec<Waiting> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         let mut next = self.records.recv().await;
-        while let Some(heard) = next {
-            bytes += heard.size();
-            batch.push(heard);
+        while let Some(waiting) = next {
+            bytes += waiting.heard.size();
+            batch.push(waiting);
             let more = batch.len() < BATCH_RECORDS && bytes < BATCH_BYTES;
             next = more.then(|| self.records.try_recv().ok()).flatten();
         }

@@ -1,14 +1,17 @@
 //! One entry of the shared stream: a version, then records one after the other.
 //!
 //! ```text
-//! 01 | 01 hash:20 id:20 ip:16 port:2 flags:1 event:1 left:8 key:8 up:8 down:8
-//!    | 02 length:4 body (as origins post it)
+//! 02 | 01 waited:4 hash:20 id:20 ip:16 port:2 flags:1 event:1 left:8 key:8 up:8 down:8
+//!    | 02 waited:4 length:4 body (as origins post it)
 //! ```
 //!
-//! All numbers are big-endian. A version that is not ours is refused whole: trackers of two
-//! versions then do not hear each other, and neither takes the other's words for something else.
+//! All numbers are big-endian. `waited` says in milliseconds for how long the record had been heard
+//! when the entry was written. Version 1, which earlier trackers write, lacks it: such a record
+//! counts as heard when its entry was written. Any other version is refused whole, as those
+//! trackers refuse this one: neither takes the other's words for something else.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use torrents::announce::{AnnounceEvent, AnnounceRequest, dialable};
 use torrents::register::{MAX_BODY, RegisterError, RegisterRequest};
@@ -16,12 +19,14 @@ use torrents::{InfoHash, PeerId};
 
 use crate::swarms::Asker;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Records of it do not say how long they waited.
+const UNDATED: u8 = 1;
 const ANNOUNCE: u8 = 1;
 const REGISTER: u8 = 2;
 
-/// What every record begins with: its kind.
-const HEAD_SIZE: usize = 1;
+/// What every record begins with: its kind, and how long it waited.
+const HEAD_SIZE: usize = 1 + size_of::<u32>();
 const ANNOUNCE_SIZE: usize = HEAD_SIZE + 20 + 20 + 16 + 2 + 1 + 1 + 4 * 8;
 
 const EXEMPT: u8 = 1;
@@ -126,7 +131,6 @@ impl HeardAnnounce {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
         };
-        out.push(ANNOUNCE);
         out.extend_from_slice(&self.info_hash.0);
         out.extend_from_slice(&self.peer_id.0);
         out.extend_from_slice(&ip.octets());
@@ -197,14 +201,19 @@ pub(crate) fn registered(request: &RegisterRequest) -> Option<Heard> {
     (!request.peers.is_empty()).then(|| Heard::Register(request.encode()))
 }
 
-/// One entry.
-pub(crate) fn encode(records: &[Heard]) -> Vec<u8> {
+/// One entry, of records and how long each waited for it.
+pub(crate) fn encode<'a>(records: impl IntoIterator<Item = (Duration, &'a Heard)>) -> Vec<u8> {
     let mut out = vec![VERSION];
-    for record in records {
+    for (waited, record) in records {
+        out.push(match record {
+            Heard::Announce(_) => ANNOUNCE,
+            Heard::Register(_) => REGISTER,
+        });
+        let millis = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
+        out.extend_from_slice(&millis.to_be_bytes());
         match record {
             Heard::Announce(announce) => announce.encode(&mut out),
             Heard::Register(body) => {
-                out.push(REGISTER);
                 let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
                 out.extend_from_slice(&length.to_be_bytes());
                 out.extend_from_slice(body);
@@ -214,17 +223,22 @@ pub(crate) fn encode(records: &[Heard]) -> Vec<u8> {
     out
 }
 
-/// All of an entry or nothing.
-pub(crate) fn decode(mut from: &[u8]) -> Result<Vec<Heard>, RecordError> {
+/// All of an entry or nothing: its records, and how long each waited for it.
+pub(crate) fn decode(mut from: &[u8]) -> Result<Vec<(Duration, Heard)>, RecordError> {
     let [version] = array(&mut from)?;
-    if version != VERSION {
+    if !matches!(version, VERSION | UNDATED) {
         return Err(RecordError::Version);
     }
     let mut records = Vec::new();
     while !from.is_empty() {
-        records.push(match array(&mut from)? {
-            [ANNOUNCE] => Heard::Announce(HeardAnnounce::decode(&mut from)?),
-            [REGISTER] => {
+        let [kind] = array(&mut from)?;
+        let waited = match version {
+            UNDATED => 0,
+            _ => u32::from_be_bytes(array(&mut from)?),
+        };
+        let heard = match kind {
+            ANNOUNCE => Heard::Announce(HeardAnnounce::decode(&mut from)?),
+            REGISTER => {
                 let length = u32::from_be_bytes(array(&mut from)?) as usize;
                 let body = from.split_off(..length).filter(|_| length <= MAX_BODY);
                 let body = body.ok_or(RecordError::Short)?;
@@ -232,7 +246,8 @@ pub(crate) fn decode(mut from: &[u8]) -> Result<Vec<Heard>, RecordError> {
                 Heard::Register(body.to_vec())
             }
             _ => return Err(RecordError::Kind),
-        });
+        };
+        records.push((Duration::from_millis(waited.into()), heard));
     }
     Ok(records)
 }
@@ -293,25 +308,46 @@ mod tests {
         }
     }
 
+    fn entry(records: &[(Duration, Heard)]) -> Vec<u8> {
+        encode(records.iter().map(|(waited, heard)| (*waited, heard)))
+    }
+
     proptest! {
         #[test]
-        fn what_is_written_reads_back(announces in prop::collection::vec(any_announce(), 0..4)) {
-            let records: Vec<Heard> = announces.into_iter().map(Heard::Announce).collect();
-            let bytes = encode(&records);
-            prop_assert_eq!(bytes.len(), 1 + records.iter().map(Heard::size).sum::<usize>());
+        fn what_is_written_reads_back(
+            announces in prop::collection::vec((any::<u32>(), any_announce()), 0..4),
+        ) {
+            let waited = |millis: u32| Duration::from_millis(millis.into());
+            let records: Vec<_> = announces
+                .into_iter()
+                .map(|(millis, announce)| (waited(millis), Heard::Announce(announce)))
+                .collect();
+            let bytes = entry(&records);
+            let sizes = records.iter().map(|(_, heard)| heard.size());
+            prop_assert_eq!(bytes.len(), 1 + sizes.sum::<usize>());
+            prop_assert_eq!(decode(&bytes).unwrap(), records);
+        }
+
+        #[test]
+        fn what_an_earlier_version_wrote_counts_as_just_heard(announce in any_announce()) {
+            let mut bytes = vec![UNDATED, ANNOUNCE];
+            announce.encode(&mut bytes);
+            let records = vec![(Duration::ZERO, Heard::Announce(announce))];
             prop_assert_eq!(decode(&bytes).unwrap(), records);
         }
 
         #[test]
         fn no_bytes_are_too_odd(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode(&bytes);
-            let _ = decode(&[&[VERSION, ANNOUNCE], &bytes[..]].concat());
-            let _ = decode(&[&[VERSION, REGISTER], &bytes[..]].concat());
+            for version in [UNDATED, VERSION] {
+                let _ = decode(&[&[version, ANNOUNCE], &bytes[..]].concat());
+                let _ = decode(&[&[version, REGISTER], &bytes[..]].concat());
+            }
         }
 
         #[test]
         fn what_is_cut_off_is_refused(announce in any_announce(), cut in 1..90_usize) {
-            let bytes = encode(&[Heard::Announce(announce)]);
+            let bytes = entry(&[(Duration::ZERO, Heard::Announce(announce))]);
             prop_assert!(decode(&bytes[..bytes.len() - cut]).is_err());
         }
     }
@@ -319,10 +355,20 @@ mod tests {
     #[test]
     fn a_registration_is_as_long_as_it_says() {
         let record = Heard::Register(vec![7; 99]);
-        assert_eq!(
-            encode(std::slice::from_ref(&record)).len(),
-            1 + record.size()
-        );
+        let length = 1 + record.size();
+        assert_eq!(entry(&[(Duration::ZERO, record)]).len(), length);
+    }
+
+    #[test]
+    fn an_age_too_long_to_tell_is_the_longest() {
+        let record = Heard::Register(RegisterRequest::encode(&RegisterRequest {
+            origin: PeerId([1; 20]),
+            peers: Vec::new(),
+            add: Vec::new(),
+            remove: Vec::new(),
+        }));
+        let read = decode(&entry(&[(Duration::MAX, record)])).unwrap();
+        assert_eq!(read[0].0.as_millis(), u32::MAX.into());
     }
 
     #[test]

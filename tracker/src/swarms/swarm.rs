@@ -209,6 +209,32 @@ impl Swarm {
         self.changed
     }
 
+    /// Whether the peer, or another at its address, announced after `then`.
+    pub(super) fn heard_since(
+        &self,
+        hasher: &RandomState,
+        then: Moment,
+        request: &AnnounceRequest,
+        asker: Asker,
+    ) -> bool {
+        let (id, flags) = (
+            &request.peer_id,
+            Flags::default().with(Flags::EXEMPT, asker.exempt),
+        );
+        match asker.at.is_ipv4() {
+            true => heard_in(self.v4.as_deref(), hasher, asker.at, id, flags) > Some(then),
+            false => heard_in(self.v6.as_deref(), hasher, asker.at, id, flags) > Some(then),
+        }
+    }
+
+    /// What changed is what another tracker heard `then`, and is news `now`: whoever watches for
+    /// changes has looked at what came before.
+    pub(super) fn learnt(&mut self, then: Moment, now: Moment) {
+        if self.changed == then {
+            self.changed = now;
+        }
+    }
+
     /// Forgets everybody but the origins.
     pub(super) fn clear(&mut self) {
         (self.v4, self.v6) = (None, None);
@@ -404,6 +430,21 @@ impl Swarm {
 fn is_counted<E: Endpoint>(other: Option<&PeerList<E>>, hasher: &RandomState, ask: &Ask) -> bool {
     let twin = other.and_then(|list| Some(list.get(list.position(hasher, &ask.peer.id)?).1));
     twin.is_some_and(|twin| twin.key == ask.peer.key && twin.flags.has(Flags::COUNTED))
+}
+
+/// When the peer, or who sits at its address, was last heard.
+fn heard_in<E: Endpoint>(
+    list: Option<&PeerList<E>>,
+    hasher: &RandomState,
+    at: SocketAddr,
+    id: &PeerId,
+    flags: Flags,
+) -> Option<Moment> {
+    let list = list?;
+    let known = list.position(hasher, id);
+    let sitting = list.position_at(hasher, E::of(at)?, flags);
+    let positions = known.into_iter().chain(sitting);
+    positions.map(|position| list.get(position).1.seen).max()
 }
 
 /// Stores or forgets the asker; returns whether it completed for the first time, too.

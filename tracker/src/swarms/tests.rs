@@ -549,10 +549,6 @@ fn what_another_heard_long_ago_expires_as_it_would_have() {
         let r = request(id, 1, left);
         shard.hear(then, at(0), &r, asker(&format!("10.0.0.{id}"), 1), WHOLE);
     }
-    let held = |shard: &Shard| {
-        let entry = shard.scrape(&HASH);
-        (entry.incomplete, entry.complete)
-    };
     assert_eq!(held(&shard), (1, 1));
     expire_all(&mut shard, at(59));
     assert_eq!(held(&shard), (1, 1));
@@ -561,6 +557,66 @@ fn what_another_heard_long_ago_expires_as_it_would_have() {
         expire_all(&mut shard, at(now));
         assert_eq!(held(&shard), left, "{now}");
     }
+}
+
+/// Who is in the swarm: incomplete, complete.
+fn held(shard: &Shard) -> (u32, u32) {
+    let entry = shard.scrape(&HASH);
+    (entry.incomplete, entry.complete)
+}
+
+#[test]
+fn what_another_tells_late_undoes_nothing_that_was_heard_since() {
+    let mut shard = Shard::new(
+        Arc::new(Policy {
+            shared: true,
+            ..policy(Mode::Open)
+        }),
+        1,
+    );
+    let stop = |request: AnnounceRequest| AnnounceRequest {
+        event: AnnounceEvent::Stopped,
+        ..request
+    };
+    let at_home = asker("10.0.0.1", 1);
+    tell(&mut shard, at(100), &request(1, 1, 0), at_home);
+    // It was half done, and an earlier life of it was at the same place, and stopped.
+    for late in [
+        request(1, 1, 5),
+        request(2, 1, 5),
+        stop(request(1, 1, 5)),
+        stop(request(2, 1, 5)),
+    ] {
+        shard.hear(at(90), at(101), &late, at_home, WHOLE);
+        assert_eq!(held(&shard), (0, 1), "{late:?}");
+    }
+    // Who stopped, here or elsewhere, does not come back by what was heard before.
+    tell(&mut shard, at(110), &stop(request(1, 1, 0)), at_home);
+    shard.hear(at(105), at(111), &request(1, 1, 0), at_home, WHOLE);
+    let other = asker("10.0.0.3", 1);
+    shard.hear(at(108), at(111), &stop(request(3, 1, 5)), other, WHOLE);
+    shard.hear(at(107), at(111), &request(3, 1, 5), other, WHOLE);
+    assert_eq!(held(&shard), (0, 0));
+    // But by what was heard after.
+    shard.hear(at(109), at(112), &request(3, 1, 5), other, WHOLE);
+    tell(&mut shard, at(112), &request(1, 1, 0), at_home);
+    assert_eq!(held(&shard), (1, 1));
+}
+
+#[test]
+fn what_another_heard_is_news_when_it_is_told() {
+    let mut shard = open();
+    shard.hear(
+        at(90),
+        at(101),
+        &request(1, 1, 5),
+        asker("10.0.0.1", 1),
+        WHOLE,
+    );
+    let swarm = shard.swarm(&HASH).unwrap();
+    assert_eq!(swarm.changed(), at(101));
+    let (_, peer) = swarm.v4().next().unwrap();
+    assert_eq!(peer.seen, at(90));
 }
 
 #[test]
