@@ -27,12 +27,12 @@ use crate::dial::{DialFailure, dial};
 use crate::engine::{Core, DownloadError};
 use crate::torrent_task::STOP_TIMEOUT;
 
-/// Peers asked at once, those left out that have taken long already,
+/// Peers asked at once, without those that have taken [`LONG`] already.
 const ATTEMPTS: usize = 8;
-/// as from here on,
-const LONG: Duration = Duration::from_secs(2);
-/// and with them.
+/// Peers asked at once in all.
 const MAX_ATTEMPTS: usize = 64;
+/// Who takes longer no longer keeps others from their turn.
+const LONG: Duration = Duration::from_secs(2);
 /// Addresses tried in all.
 const MAX_ADDRS: usize = 1_000;
 /// How long one peer may take.

@@ -14,8 +14,8 @@ use torrents::swarm::site;
 
 use crate::locked;
 
-/// All places of a process. Cheap to clone.
-#[derive(Debug, Clone)]
+/// All places of a process.
+#[derive(Debug)]
 pub(crate) struct Places(Arc<Shared>);
 
 #[derive(Debug)]

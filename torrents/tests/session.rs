@@ -240,6 +240,12 @@ fn who_says_anothers_id_from_elsewhere_takes_nothing_from_it() {
         let stay: Vec<_> = swarm.peers().map(|peer| peer.peer).collect();
         assert_eq!(stay, [PeerKey(1), PeerKey(2)], "{us:?} {inbound}");
     }
+    // Who came from elsewhere before hides no twin of the same host.
+    let mut swarm = machine(false);
+    for (key, host) in [(1, 66), (2, 9)] {
+        assert!(!comes(&mut swarm, 0, key, host, true));
+    }
+    assert!(comes(&mut swarm, 1, 3, 9, true), "one host has two places");
     // The other was first: the seed comes in nevertheless, and is dialled if nothing else comes.
     for (at, inbound) in [(1_000, true), (20_000, false)] {
         let mut swarm = machine(false);

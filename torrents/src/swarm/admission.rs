@@ -115,16 +115,19 @@ impl Swarm {
         if id == self.us || self.bans.until(addr, id, now).is_some() {
             return Err(Reason::Banned);
         }
-        let twin = self.peers.iter().find(|(_, peer)| peer.id == Some(id));
-        if let Some((slot, twin)) = twin.filter(|(_, twin)| self.is_twin(twin, addr, inbound, now))
-        {
+        let twin = self
+            .peers
+            .iter()
+            .find(|(_, peer)| peer.id == Some(id) && self.is_twin(peer, addr, inbound, now));
+        if let Some((slot, twin)) = twin {
             // Of two connections both sides keep what the greater id dialled, or else the first
             // unless it seems to be cut.
             let was_inbound = matches!(twin.kind, PeerKind::Wire { inbound: true, .. });
-            let keep_new = match was_inbound == inbound {
-                true => twin.is_from(addr.ip()) && now.saturating_sub(twin.heard) >= CUT,
-                false => twin.is_from(addr.ip()) && inbound == (id > self.us),
-            };
+            let keep_new = twin.is_from(addr.ip())
+                && match was_inbound == inbound {
+                    true => now.saturating_sub(twin.heard) >= CUT,
+                    false => inbound == (id > self.us),
+                };
             if !keep_new {
                 if !inbound {
                     self.listens_at(slot, addr);

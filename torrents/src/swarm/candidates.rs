@@ -7,7 +7,7 @@
 //!     └── back-off ────┴─────────────────────┘        forever ▶ Never
 //! ```
 //!
-//! Invariants: at most [`MAX_KNOWN`] addresses; `fresh` and `tried` hold exactly the waiting ones.
+//! Invariants: at most [`MAX_KNOWN`] addresses; `due` holds exactly the waiting ones.
 //! Back-off is in seconds: hosts of a data centre come back soon or not at all. Those that were
 //! never in vain go first, however many others are due: anybody can name addresses of its own.
 
@@ -27,7 +27,7 @@ const DIAL_LIMIT: Now = Now::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Waiting { until: Now, order: u32, fresh: bool },
+    Waiting { until: Now, order: u32, tried: bool },
     Dialling { since: Now },
     Connected,
     Never,
@@ -46,10 +46,8 @@ type Due = BTreeSet<(Now, u32, SocketAddr)>;
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     known: BTreeMap<SocketAddr, Candidate>,
-    /// Waiting, and never in vain so far.
-    fresh: Due,
-    /// Waiting, after a dial that failed or a connection that ended.
-    tried: Due,
+    /// Waiting: never in vain so far; and after a dial that failed or a connection that ended.
+    due: [Due; 2],
     dialling: usize,
 }
 
@@ -70,7 +68,7 @@ impl Candidates {
     /// The next address to dial now; it counts as dialling until it is connected or failed.
     pub(super) fn dial(&mut self, now: Now) -> Option<SocketAddr> {
         let first = |due: &Due| due.first().copied().filter(|&(until, ..)| until <= now);
-        let (_, _, addr) = first(&self.fresh).or_else(|| first(&self.tried))?;
+        let (_, _, addr) = self.due.iter().find_map(first)?;
         self.enter(addr, State::Dialling { since: now });
         Some(addr)
     }
@@ -78,10 +76,7 @@ impl Candidates {
     /// When the next address is due.
     pub(super) fn next_due(&self) -> Option<Now> {
         let first = |due: &Due| due.first().map(|&(until, ..)| until);
-        [first(&self.fresh), first(&self.tried)]
-            .into_iter()
-            .flatten()
-            .min()
+        self.due.iter().filter_map(first).min()
     }
 
     /// Dials under way.
@@ -91,7 +86,7 @@ impl Candidates {
 
     /// How many wait for their turn, due or not.
     pub(super) fn waiting(&self) -> usize {
-        self.fresh.len() + self.tried.len()
+        self.due.iter().map(BTreeSet::len).sum()
     }
 
     /// A peer that listens there is connected, whoever dialled.
@@ -130,7 +125,7 @@ impl Candidates {
 
     /// We need nobody any more: those who need us will come.
     pub(super) fn forget_waiting(&mut self) {
-        for due in [&mut self.fresh, &mut self.tried] {
+        for due in &mut self.due {
             for (_, _, addr) in std::mem::take(due) {
                 self.known.remove(&addr);
             }
@@ -208,11 +203,11 @@ impl Candidates {
         let Some(candidate) = self.known.get(&addr) else {
             return;
         };
-        let fresh = candidate.failures == 0;
+        let tried = candidate.failures > 0;
         let state = State::Waiting {
             until,
             order,
-            fresh,
+            tried,
         };
         self.enter(addr, state);
     }
@@ -225,14 +220,9 @@ impl Candidates {
             State::Waiting {
                 until,
                 order,
-                fresh,
+                tried,
             } => {
-                let due = if fresh {
-                    &mut self.fresh
-                } else {
-                    &mut self.tried
-                };
-                due.remove(&(until, order, addr));
+                self.due[usize::from(tried)].remove(&(until, order, addr));
             }
             State::Dialling { .. } => self.dialling -= 1,
             State::Connected | State::Never => {}
@@ -242,14 +232,9 @@ impl Candidates {
             State::Waiting {
                 until,
                 order,
-                fresh,
+                tried,
             } => {
-                let due = if fresh {
-                    &mut self.fresh
-                } else {
-                    &mut self.tried
-                };
-                due.insert((until, order, addr));
+                self.due[usize::from(tried)].insert((until, order, addr));
             }
             State::Dialling { .. } => self.dialling += 1,
             State::Connected | State::Never => {}
@@ -258,7 +243,7 @@ impl Candidates {
 
     /// Makes place by dropping the address with the longest wait of those that were in vain.
     fn forget_worst(&mut self) -> bool {
-        let Some((_, _, addr)) = self.tried.pop_last() else {
+        let Some((_, _, addr)) = self.due[usize::from(true)].pop_last() else {
             return false;
         };
         self.known.remove(&addr);
